@@ -1,0 +1,51 @@
+"""What can go wrong, one class per kind of failure.
+
+An error says what was found, where, what was expected, and what to do next. Whether a failure is
+worth another try is decided here and nowhere else: `Retryable` is, the others are not.
+"""
+
+from __future__ import annotations
+
+
+class TailraceError(Exception):
+    """Base of every failure that Tailrace explains. `remedy` says what to do next."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\nWhat to do: {self.remedy}" if self.remedy else self.message
+
+
+class ConfigError(TailraceError):
+    """tailrace.yaml, or the way a command was called, is wrong. Exit code 2."""
+
+
+class Retryable(TailraceError):
+    """The same call may succeed later: throttling, a lock, a 500, a lost connection."""
+
+
+class Terminal(TailraceError):
+    """Calling again cannot help: a person has to change something first."""
+
+
+class AccessDenied(Terminal):
+    """AWS refused the call. The message names the IAM action and the resource."""
+
+
+class SourceMissing(Terminal):
+    """The table, stream, bucket or export does not exist where we look for it."""
+
+
+class CorruptExport(Terminal):
+    """An export's manifest or a file of it does not say what AWS wrote: nothing of it landed."""
+
+
+class Stale(TailraceError):
+    """Another run has moved this position on; what was staged is dropped whole, nothing is lost."""
+
+
+class Gap(TailraceError):
+    """Stream records may have been lost before they could be read."""

@@ -1,0 +1,141 @@
+"""The values that travel between the layers: frozen, without behaviour that touches the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class KeyAttribute:
+    """One attribute of a table's primary key. `type` is S, N or B."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """What DescribeTable says of a source table. `item_count` and `size_bytes` are AWS's, up to
+    6 hours old. `stream_arn` is None where no stream is enabled."""
+
+    name: str
+    arn: str
+    table_id: str
+    key: tuple[KeyAttribute, ...]
+    stream_arn: str | None = None
+    view_type: str | None = None
+    item_count: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A base plus the stream that overlaps it. `state` is open, base_complete or live;
+    `detail` is the base's own plan (frozen segment count, export ARN, export time)."""
+
+    number: int
+    kind: str
+    method: str
+    state: str
+    table_id: str
+    stream_arn: str
+    opened_at: datetime
+    changed_at: datetime
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of a stream as DescribeStream lists it. `closed` once it has an ending number."""
+
+    id: str
+    parent: str | None
+    closed: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """One independently resumable piece of what is read: a shard, a scan segment, an export file.
+    `origin` is the ARN of what it is a part of."""
+
+    kind: str
+    source: str
+    origin: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a part has been committed. `at` is None where nothing has been read yet."""
+
+    at: str | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class BaseProgress:
+    """A moment of a base being read. `rate` is items a second, `seconds_left` None if unknown."""
+
+    model: str
+    items: int
+    bytes: int
+    parts_done: int
+    parts_total: int
+    expected_items: int
+    rate: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class BaseResult:
+    """What a call to read the base did: `items` and `bytes` of this call alone, `parts` segments
+    or files of the whole base, `state` of the epoch afterwards."""
+
+    model: str
+    epoch: int
+    method: str
+    state: str
+    items: int
+    bytes: int
+    parts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DrainResult:
+    """What one bounded pass over a table's stream did. `reached_tip`: every readable shard was
+    read to its tip or end. `lag_seconds`: age of the proof, by AWS's clock. `calls` to AWS."""
+
+    model: str
+    epoch: int | None
+    state: str
+    rows: int = 0
+    bytes: int = 0
+    shards_read: int = 0
+    shards_open: int = 0
+    reached_tip: bool = False
+    went_live: bool = False
+    newest_change: datetime | None = None
+    lag_seconds: float | None = None
+    seconds: float = 0.0
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live;
+    `rows` is the log's row count; `lag_seconds` the age of the last complete pass."""
+
+    model: str
+    table_name: str
+    epoch: int | None
+    state: str
+    rows: int
+    items_read: int
+    last_pass_at: datetime | None
+    lag_seconds: float | None
+    shards_open: int
+    base_parts_done: int
+    base_parts_total: int
