@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any
+
+OPEN = "open"
+BASE_COMPLETE = "base_complete"
+LIVE = "live"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,15 @@ class Shard:
     closed: bool
 
 
+class Shape(Enum):
+    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of an
+    export's data file, or records as DynamoDB Streams returns them."""
+
+    ITEMS = "items"
+    EXPORT_LINES = "export_lines"
+    STREAM_RECORDS = "stream_records"
+
+
 @dataclass(frozen=True)
 class Part:
     """One independently resumable piece of what is read: a shard, a scan segment, an export file.
@@ -72,6 +86,81 @@ class Position:
 
     at: str | None = None
     finished: bool = False
+
+
+@dataclass(frozen=True)
+class PartProgress:
+    """What a commit moves one part by: from where the ledger must stand to where it then stands.
+    `rows` and `bytes` are those staged; `oldest` and `newest` the records' change times."""
+
+    part: Part
+    position_from: str | None
+    position_to: str | None
+    finished: bool
+    rows: int
+    bytes: int
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One pass over a table's stream: `complete` if every readable shard was read to its tip or
+    end. Times are AWS's."""
+
+    id: str
+    began_at: datetime
+    ended_at: datetime
+    complete: bool
+    shards_open: int
+    shards_read: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files that wait for a commit, all of one shape. `read_at` is when base rows were read."""
+
+    shape: Shape
+    files: tuple[str, ...]
+    rows: int
+    read_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Everything that becomes true at once. It succeeds only while `epoch` is still the table's
+    newest, in the state it has here, and every part still stands at its `position_from`.
+    `state` moves the epoch on (base_complete, live) in the same commit."""
+
+    epoch: Epoch
+    parts: tuple[PartProgress, ...] = ()
+    staged: Staged | None = None
+    state: str | None = None
+    at: datetime | None = None
+    pass_record: PassRecord | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a table's ledger stands: its last batch, its description when the newest epoch was
+    opened, its epochs by number, and every part's position."""
+
+    batch: int = 0
+    table: TableDescription | None = None
+    epochs: tuple[Epoch, ...] = ()
+    positions: dict[Part, Position] = field(default_factory=dict)
+    last_pass: PassRecord | None = None
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The newest epoch."""
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def live(self) -> Epoch | None:
+        """The epoch that readers see."""
+        return next((each for each in reversed(self.epochs) if each.state == LIVE), None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The warehouse: DuckDB lives in this package only. It knows nothing of AWS's APIs."""

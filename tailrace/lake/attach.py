@@ -1,0 +1,128 @@
+"""Opening the warehouse: extensions from the pinned wheels, then the DuckLake attached as `lake`.
+
+Nothing is downloaded: the extensions come as signed binaries in PyPI wheels of DuckDB's own
+version and are loaded with signature checks on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import duckdb
+
+from tailrace.config import Warehouse
+from tailrace.errors import Terminal
+from tailrace.lake.sql import ident, literal
+
+CATALOG = "lake"
+BUSY_TIMEOUT_MS = 5_000
+SQLITE_PREFIX = "sqlite:"
+POSTGRES_PREFIX = "postgres:"
+
+
+def extension_path(name: str) -> str:
+    """The file of a DuckDB extension in its wheel, e.g. for `ducklake`."""
+    try:
+        package = importlib.import_module(f"duckdb_extension_{name}")
+    except ModuleNotFoundError as error:
+        raise Terminal(
+            f"The DuckDB extension {name} is not installed.",
+            f"pip install duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}",
+        ) from error
+    path = (
+        Path(str(package.__file__)).parent
+        / "extensions"
+        / f"v{duckdb.__version__}"
+        / f"{name}.duckdb_extension"
+    )
+    if not path.exists():
+        raise Terminal(
+            f"duckdb-extension-{name} holds no build for DuckDB {duckdb.__version__}.",
+            "Install the wheels of the same version as duckdb (see requirements.lock).",
+        )
+    return str(path)
+
+
+def sqlite_path(warehouse: Warehouse) -> Path | None:
+    """The catalog's file, or None where the catalog is in PostgreSQL."""
+    if warehouse.catalog.startswith(SQLITE_PREFIX):
+        return Path(warehouse.catalog.removeprefix(SQLITE_PREFIX))
+    return None
+
+
+def extensions(warehouse: Warehouse) -> list[str]:
+    """The extensions this warehouse needs, in the order to load them."""
+    names = ["sqlite_scanner" if sqlite_path(warehouse) else "postgres_scanner"]
+    if warehouse.data_path.startswith("s3://"):
+        names.append("httpfs")
+    return [*names, "ducklake"]
+
+
+def attach_sql(warehouse: Warehouse, *, read_only: bool = False) -> str:
+    """The ATTACH statement of the warehouse as catalog `lake`."""
+    options = [f"DATA_PATH {literal(warehouse.data_path)}"]
+    if sqlite_path(warehouse):
+        options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS}"]
+    if read_only:
+        options.append("READ_ONLY")
+    return (
+        f"ATTACH {literal('ducklake:' + warehouse.catalog)} AS {ident(CATALOG)}"
+        f" ({', '.join(options)})"
+    )
+
+
+def load_extensions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+    """LOADs what the warehouse needs, and an S3 secret where its files are on S3 (from boto3's
+    own credential chain at connect time; it lives in memory only)."""
+    for name in extensions(warehouse):
+        con.execute(f"LOAD {literal(extension_path(name))}")
+
+
+def connect(warehouse: Warehouse, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the warehouse attached as `lake` and in use.
+
+    Raises Terminal where the warehouse does not exist (read_only), or cannot be opened."""
+    catalog = sqlite_path(warehouse)
+    if catalog is not None and not catalog.exists():
+        if read_only:
+            raise Terminal(
+                f"There is no warehouse yet: {catalog} does not exist.",
+                "Run `tailrace sync`, or materialize a table's base in Dagster, first.",
+            )
+        catalog.parent.mkdir(parents=True, exist_ok=True)
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "memory_limit": warehouse.memory_limit,
+        "temp_directory": os.path.join(tempfile.gettempdir(), f"tailrace-{os.getpid()}"),
+    }
+    if warehouse.threads:
+        config["threads"] = str(warehouse.threads)
+    con = duckdb.connect(config=config)
+    try:
+        con.execute("SET preserve_insertion_order = false")
+        con.execute("SET TimeZone = 'UTC'")
+        load_extensions(con, warehouse)
+        con.execute(attach_sql(warehouse, read_only=read_only))
+        con.execute(f"USE {ident(CATALOG)}")
+    except duckdb.Error as error:
+        con.close()
+        raise Terminal(
+            f"The warehouse {without_password(warehouse.catalog)} could not be opened:"
+            f" {without_password(str(error))}",
+            "Check warehouse.catalog and warehouse.data_path in tailrace.yaml, and that this"
+            " user may read and write both.",
+        ) from error
+    return con
+
+
+def without_password(text: str) -> str:
+    """The text with any connection-string password blanked out."""
+    return re.sub(r"(password\s*=\s*)('[^']*'|\S+)|(://[^:/@\s]+:)[^@\s]+@", _blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return f"{match[1]}***" if match[1] else f"{match[3]}***@"

@@ -1,0 +1,81 @@
+"""From staged bytes to log rows, inside DuckDB: one SELECT per shape of what AWS sends.
+
+Python never takes an item apart. A staged file holds one JSON object a line; the SELECT finds
+key, images and positions in it in one pass, by JSON pointers, so that any attribute name works.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tailrace.lake.sql import literal, literals, pointer
+from tailrace.lake.version import BASE_PHASE, STREAM_PHASE, version_sql
+from tailrace.model import KeyAttribute, Shape
+
+# The longest line: an item may hold 400 KB, a record two images of it, and JSON escapes and
+# base64 widen them. The reader stays parallel with a small limit; 16 MB is ample.
+MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
+
+TTL_PRINCIPAL = "dynamodb.amazonaws.com"
+
+
+def rows_sql(
+    shape: Shape,
+    files: Sequence[str],
+    key: Sequence[KeyAttribute],
+    epoch: int,
+    read_at: str | None,
+) -> str:
+    """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired) over the
+    staged `files`. `read_at` is the ISO time at which base rows were read (base shapes only)."""
+    source = (
+        f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
+        f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
+    )
+    if shape is Shape.STREAM_RECORDS:
+        return _stream_records(source, key, epoch)
+    prefix = ("Item",) if shape is Shape.EXPORT_LINES else ()
+    paths = [pointer(*prefix, attribute.name) for attribute in key]
+    if shape is Shape.EXPORT_LINES:
+        paths.append(pointer(*prefix))
+        image = f"v[{len(paths)}]"
+    else:
+        image = "line"
+    return f"""
+        SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
+            'READ' AS op, {_key_sql(key)} AS key, {image} AS image, NULL::JSON AS old_image,
+            {literal(read_at)}::TIMESTAMPTZ AS changed_at, false AS ttl_expired
+        FROM (SELECT json AS line, json_extract(json, {literals(paths)}) AS v FROM {source})"""
+
+
+def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
+    paths = [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
+    images = [pointer("dynamodb", "NewImage"), pointer("dynamodb", "OldImage")]
+    scalars = [
+        pointer("eventName"),
+        pointer("dynamodb", "SequenceNumber"),
+        pointer("dynamodb", "ApproximateCreationDateTime"),
+        pointer("userIdentity", "principalId"),
+    ]
+    n = len(paths)
+    return f"""
+        SELECT {version_sql(epoch, STREAM_PHASE, "s[2]")} AS version, {epoch} AS epoch,
+            s[1] AS op, {_key_sql(key)} AS key,
+            CASE WHEN s[1] <> 'REMOVE' THEN v[{n + 1}] END AS image, v[{n + 2}] AS old_image,
+            to_timestamp(s[3]::DOUBLE) AS changed_at,
+            coalesce(s[1] = 'REMOVE' AND s[4] = {literal(TTL_PRINCIPAL)}, false) AS ttl_expired
+        FROM (SELECT json_extract(json, {literals([*paths, *images])}) AS v,
+            json_extract_string(json, {literals(scalars)}) AS s FROM {source})"""
+
+
+def _key_sql(key: Sequence[KeyAttribute]) -> str:
+    """The canonical key text, {"pk":{"S":"a"},"sk":{"N":"1"}}, from the list v of its values.
+
+    NULL where a key attribute is missing: the commit refuses such a row."""
+    text = "'{'"
+    for index, attribute in enumerate(key, start=1):
+        comma = "," if index > 1 else ""
+        name = json.dumps(attribute.name, ensure_ascii=False)
+        text += f" || {literal(f'{comma}{name}:')} || v[{index}]"
+    return f"{text} || '}}'"

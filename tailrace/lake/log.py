@@ -1,0 +1,435 @@
+"""The change log and its ledger: what was staged becomes true in one DuckLake transaction.
+
+The fence. A commit reads the ledger's head inside its transaction and DuckLake is told not to
+retry (`ducklake_max_retry_count = 0`), so it can only become the snapshot that follows the one it
+read: whatever anyone else committed meanwhile makes it fail, and it is tried again from a fresh
+head. Two commits can therefore never both succeed from one position, however long one of them was
+paused. The lock file only keeps writers from wasting work on each other; no law rests on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, TypeVar
+
+import duckdb
+
+from tailrace.config import Warehouse
+from tailrace.errors import Retryable, Stale, Terminal
+from tailrace.lake import discovery
+from tailrace.lake.attach import connect, sqlite_path
+from tailrace.lake.landing import rows_sql
+from tailrace.lake.schema import CHANGES, create_control_tables, create_log
+from tailrace.lake.sql import ident, literal
+from tailrace.model import (
+    LIVE,
+    Commit,
+    Epoch,
+    Head,
+    KeyAttribute,
+    Part,
+    PartProgress,
+    PassRecord,
+    Position,
+    TableDescription,
+)
+
+COMMIT_ATTEMPTS = 40
+COMMIT_WAIT_SECONDS = 0.05
+COMMIT_WAIT_MAX_SECONDS = 2.0
+LOCK_WAIT_SECONDS = 30.0
+
+# What a lost race or a busy catalog says; anything else is not worth another try.
+LOST_RACE = (
+    "ducklake_max_retry_count",
+    "database is locked",
+    "Transaction conflict",
+    "could not serialize access",
+    "deadlock detected",
+)
+
+Result = TypeVar("Result")
+
+
+class ChangeLog:
+    """The warehouse as a writer sees it. Safe for threads of one process; any number of
+    processes may hold one on the same warehouse. Close it (a context manager) when done."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._con = connect(warehouse)
+        self._con.execute("SET ducklake_max_retry_count = 0")
+        self._mutex = threading.RLock()
+        path = sqlite_path(warehouse)
+        self._lock_path = f"{path}.lock" if path else None
+        self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
+        self._transact(create_control_tables)
+
+    def __enter__(self) -> ChangeLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; an open transaction is rolled back."""
+        self._con.close()
+
+    # ------------------------------------------------------------------------------- reading
+
+    def head(self, model: str) -> Head:
+        """Where the ledger of a table stands now; an empty Head for a table never seen."""
+        with self._mutex:
+            return _head(self._con, model)
+
+    def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of a read-only query over the warehouse."""
+        with self._mutex:
+            return self._con.execute(sql, parameters or []).fetchall()
+
+    # ------------------------------------------------------------------------------- writing
+
+    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:
+        """Opens the epoch that follows the table's newest; returns the batch.
+
+        Raises Stale where another run has opened it first."""
+
+        def body(con: duckdb.DuckDBPyConnection) -> int:
+            create_log(con, model)
+            return self._in_transaction(con, lambda: self._open_epoch(con, model, table, epoch))
+
+        return self._transact(body)
+
+    def commit(self, model: str, commit: Commit) -> int:
+        """Makes a commit true as a whole, or not at all; returns its batch.
+
+        Raises Stale where the ledger has moved on, Retryable where the catalog stayed busy,
+        Terminal where a staged row is not what the shape promises."""
+        return self._transact(
+            lambda con: self._in_transaction(con, lambda: self._commit(con, model, commit))
+        )
+
+    def _open_epoch(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        model: str,
+        table: TableDescription,
+        epoch: Epoch,
+    ) -> int:
+        head = _head(con, model)
+        newest = head.epoch.number if head.epoch else 0
+        if epoch.number != newest + 1:
+            raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
+        batch = head.batch + 1
+        con.execute(
+            "INSERT INTO tailrace.tables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                model,
+                batch,
+                table.name,
+                table.arn,
+                table.table_id,
+                json.dumps([asdict(each) for each in table.key]),
+                table.stream_arn,
+                table.view_type,
+                epoch.opened_at,
+            ],
+        )
+        _insert_epoch(con, model, batch, epoch, epoch.state, epoch.opened_at)
+        return batch
+
+    def _commit(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> int:
+        head = _head(con, model)
+        _check_fence(model, head, commit)
+        assert head.table is not None
+        batch = head.batch + 1
+        if commit.staged is not None and commit.staged.rows:
+            self._land(con, model, commit, batch, head.table.key)
+        for part in commit.parts:
+            _insert_part(con, model, batch, commit, part)
+        if commit.pass_record is not None:
+            _insert_pass(con, model, batch, commit.epoch, commit.pass_record)
+        if commit.state is not None:
+            assert commit.at is not None
+            _insert_epoch(con, model, batch, commit.epoch, commit.state, commit.at)
+        return batch
+
+    def _land(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        model: str,
+        commit: Commit,
+        batch: int,
+        key: tuple[KeyAttribute, ...],
+    ) -> None:
+        staged = commit.staged
+        assert staged is not None
+        read_at = staged.read_at.isoformat() if staged.read_at else None
+        rows = rows_sql(staged.shape, staged.files, key, commit.epoch.number, read_at)
+        log = ident(CHANGES, model)
+        landed = con.execute(
+            f"INSERT INTO {log} SELECT {batch}, version, epoch, op, key, image, old_image,"
+            f" changed_at, ttl_expired, now() FROM ({rows})"
+        ).fetchone()
+        count = int(landed[0]) if landed else 0
+        if count != staged.rows:
+            raise Terminal(
+                f"{model}: {staged.rows} rows were staged, but DuckDB read {count} of them"
+                f" from {', '.join(staged.files)}.",
+                "Nothing was committed. If it happens again, keep the file and report it.",
+            )
+        batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
+        self._refuse_rows_without_key(con, model, batch_sql, key)
+        known = self._attributes(con, model)
+        found = discovery.discover(con, batch_sql, known.values())
+        if found:
+            con.execute(discovery.insert_sql(model, batch, found))
+            # Learned only once committed: a rolled-back batch teaches nothing.
+            self._learned = (model, found)
+
+    def _attributes(
+        self, con: duckdb.DuckDBPyConnection, model: str
+    ) -> dict[tuple[str, str], discovery.Attribute]:
+        if model not in self._known:
+            rows = con.execute(
+                "SELECT path, type, max(integer_digits), max(scale), min(example_key)"
+                " FROM tailrace.attributes WHERE model = ? GROUP BY path, type",
+                [model],
+            ).fetchall()
+            self._known[model] = {(row[0], row[1]): discovery.Attribute(*row) for row in rows}
+        return self._known[model]
+
+    @staticmethod
+    def _refuse_rows_without_key(
+        con: duckdb.DuckDBPyConnection,
+        model: str,
+        batch_sql: str,
+        key: tuple[KeyAttribute, ...],
+    ) -> None:
+        row = con.execute(f"SELECT count(*) FROM {batch_sql} WHERE key IS NULL").fetchone()
+        if row and row[0]:
+            names = ", ".join(each.name for each in key)
+            raise Terminal(
+                f"{model}: {row[0]} rows lack a key attribute ({names}).",
+                "The table was probably recreated with another key: materialize its base again.",
+            )
+
+    # -------------------------------------------------------------------------- transactions
+
+    _learned: tuple[str, list[discovery.Attribute]] | None = None
+
+    def _in_transaction(self, con: duckdb.DuckDBPyConnection, body: Callable[[], Result]) -> Result:
+        self._learned = None
+        con.execute("BEGIN")
+        try:
+            result = body()
+            con.execute("COMMIT")
+        except BaseException:
+            with suppress(duckdb.Error):
+                con.execute("ROLLBACK")
+            raise
+        if self._learned:
+            model, found = self._learned
+            self._known[model].update({(each.path, each.type): each for each in found})
+        return result
+
+    def _transact(self, body: Callable[[duckdb.DuckDBPyConnection], Result]) -> Result:
+        """Runs a transaction, again after each lost race, up to COMMIT_ATTEMPTS times."""
+        wait = COMMIT_WAIT_SECONDS
+        with self._mutex:
+            for attempt in range(1, COMMIT_ATTEMPTS + 1):
+                try:
+                    with self._courtesy_lock():
+                        return body(self._con)
+                except duckdb.Error as error:
+                    with suppress(duckdb.Error):
+                        self._con.execute("ROLLBACK")
+                    if not is_lost_race(error):
+                        raise _explained(error) from error
+                    if attempt == COMMIT_ATTEMPTS:
+                        raise Retryable(
+                            f"The warehouse's catalog stayed busy: {COMMIT_ATTEMPTS} commits"
+                            f" lost the race. The last one said: {error}",
+                            "Look for a program that writes to the warehouse all the time;"
+                            " then run again: nothing was lost.",
+                        ) from error
+                    time.sleep(random.uniform(0, wait))  # noqa: S311
+                    wait = min(wait * 2, COMMIT_WAIT_MAX_SECONDS)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _courtesy_lock(self) -> Iterator[None]:
+        if self._lock_path is None:
+            yield
+            return
+        with open(self._lock_path, "a") as file:
+            deadline = time.monotonic() + LOCK_WAIT_SECONDS
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.01)
+            yield
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """True where a commit failed only because another one was first, or the catalog busy."""
+    return any(text in str(error) for text in LOST_RACE)
+
+
+def _explained(error: duckdb.Error) -> Exception:
+    text = str(error)
+    if "No space left" in text or "disk is full" in text:
+        return Terminal(
+            f"The disk is full: {text}",
+            "Free some space and run again: the ledger stands where it stood.",
+        )
+    return Terminal(
+        f"The warehouse refused a commit: {text}",
+        "Nothing was committed. Check the data path's permissions and the catalog.",
+    )
+
+
+def _check_fence(model: str, head: Head, commit: Commit) -> None:
+    newest = head.epoch
+    if newest is None or (newest.number, newest.state) != (
+        commit.epoch.number,
+        commit.epoch.state,
+    ):
+        found = f"epoch {newest.number} ({newest.state})" if newest else "no epoch"
+        raise Stale(
+            f"{model}: staged under epoch {commit.epoch.number} ({commit.epoch.state}),"
+            f" but the ledger is at {found}."
+        )
+    for each in commit.parts:
+        stands = head.positions.get(each.part, Position())
+        if stands.finished or stands.at != each.position_from:
+            raise Stale(
+                f"{model}: {each.part.id} was read from {each.position_from}, but the ledger"
+                f" stands at {'its end' if stands.finished else stands.at}."
+            )
+
+
+def _head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
+    positions = con.execute(
+        """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
+            max(batch) FROM tailrace.ledger WHERE model = ? AND kind <> 'pass' GROUP BY ALL""",
+        [model],
+    ).fetchall()
+    epochs = con.execute(
+        """SELECT epoch, kind, method, arg_max(state, batch), table_id, stream_arn,
+            min(recorded_at), max(recorded_at), arg_min(detail, batch)::VARCHAR, max(batch)
+        FROM tailrace.epochs WHERE model = ? GROUP BY ALL ORDER BY epoch""",
+        [model],
+    ).fetchall()
+    passes = con.execute(
+        """SELECT max(batch), arg_max(detail, batch)::VARCHAR FROM tailrace.ledger
+        WHERE model = ? AND kind = 'pass'""",
+        [model],
+    ).fetchone()
+    assert passes is not None
+    return Head(
+        batch=max((row[-1] for row in (*positions, *epochs, (passes[0] or 0,))), default=0),
+        table=_table(con, model),
+        epochs=tuple(
+            Epoch(*row[:8], detail=json.loads(row[8]) if row[8] else {}) for row in epochs
+        ),
+        positions={Part(*row[:4]): Position(row[4], row[5]) for row in positions},
+        last_pass=_pass_record(passes[1]),
+    )
+
+
+def _table(con: duckdb.DuckDBPyConnection, model: str) -> TableDescription | None:
+    row = con.execute(
+        """SELECT table_name, table_arn, table_id, key_schema::VARCHAR, stream_arn, view_type
+        FROM tailrace.tables WHERE model = ? ORDER BY batch DESC LIMIT 1""",
+        [model],
+    ).fetchone()
+    if row is None:
+        return None
+    key = tuple(KeyAttribute(**each) for each in json.loads(row[3]))
+    return TableDescription(row[0], row[1], row[2], key, row[4], row[5])
+
+
+def _insert_part(
+    con: duckdb.DuckDBPyConnection, model: str, batch: int, commit: Commit, each: PartProgress
+) -> None:
+    con.execute(
+        "INSERT INTO tailrace.ledger VALUES"
+        " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, now())",
+        [
+            model,
+            batch,
+            commit.epoch.number,
+            each.part.kind,
+            each.part.source,
+            each.part.origin,
+            each.part.id,
+            each.position_from,
+            each.position_to,
+            each.finished,
+            each.rows,
+            each.bytes,
+            each.oldest,
+            each.newest,
+            commit.pass_record.id if commit.pass_record else None,
+        ],
+    )
+
+
+def _insert_pass(
+    con: duckdb.DuckDBPyConnection, model: str, batch: int, epoch: Epoch, record: PassRecord
+) -> None:
+    detail = asdict(record) | {
+        "began_at": record.began_at.isoformat(),
+        "ended_at": record.ended_at.isoformat(),
+    }
+    con.execute(
+        f"""INSERT INTO tailrace.ledger (model, batch, epoch, kind, pass_id, detail, landed_at)
+        VALUES ({literal(model)}, {batch}, {epoch.number}, 'pass', ?, ?, now())""",
+        [record.id, json.dumps(detail)],
+    )
+
+
+def _pass_record(detail: str | None) -> PassRecord | None:
+    if detail is None:
+        return None
+    values = json.loads(detail)
+    times = {name: datetime.fromisoformat(values[name]) for name in ("began_at", "ended_at")}
+    return PassRecord(**(values | times))
+
+
+def _insert_epoch(
+    con: duckdb.DuckDBPyConnection,
+    model: str,
+    batch: int,
+    epoch: Epoch,
+    state: str,
+    at: datetime,
+) -> None:
+    con.execute(
+        "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            model,
+            batch,
+            epoch.number,
+            epoch.kind,
+            epoch.method,
+            state,
+            epoch.table_id,
+            epoch.stream_arn,
+            json.dumps(epoch.detail),
+            at,
+        ],
+    )
+
+
+__all__ = ["LIVE", "ChangeLog", "is_lost_race"]

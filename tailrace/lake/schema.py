@@ -1,0 +1,78 @@
+"""The warehouse's own tables: control tables in `tailrace`, one change log a table in `changes`.
+
+All of them are append-only; the state is the last row. Small commits stay inlined in the catalog
+(no data file a minute); tables whose rows are updated must not be, so dbt's schema is set to 0.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from tailrace.lake.sql import ident, literal
+
+CONTROL = "tailrace"
+CHANGES = "changes"
+ANALYTICS = "analytics"
+
+# Up to this many rows of a commit stay in the catalog instead of becoming a Parquet file.
+INLINED_ROWS = 200
+
+# Smaller than DuckDB's 122,880: about 40 MB of 1 KB items a row group, so memory stays flat.
+ROW_GROUP_ROWS = 40_960
+
+_CONTROL_TABLES = {
+    "tables": """model VARCHAR, batch BIGINT, table_name VARCHAR, table_arn VARCHAR,
+        table_id VARCHAR, key_schema JSON, stream_arn VARCHAR, view_type VARCHAR,
+        recorded_at TIMESTAMPTZ""",
+    "epochs": """model VARCHAR, batch BIGINT, epoch INTEGER, kind VARCHAR, method VARCHAR,
+        state VARCHAR, table_id VARCHAR, stream_arn VARCHAR, detail JSON,
+        recorded_at TIMESTAMPTZ""",
+    "ledger": """model VARCHAR, batch BIGINT, epoch INTEGER, kind VARCHAR, source VARCHAR,
+        origin VARCHAR, part VARCHAR, position_from VARCHAR, position_to VARCHAR,
+        finished BOOLEAN, row_count BIGINT, byte_count BIGINT, oldest_change TIMESTAMPTZ,
+        newest_change TIMESTAMPTZ, pass_id VARCHAR, detail JSON, landed_at TIMESTAMPTZ""",
+    "attributes": """model VARCHAR, batch BIGINT, path VARCHAR, type VARCHAR,
+        integer_digits INTEGER, scale INTEGER, example_key VARCHAR, recorded_at TIMESTAMPTZ""",
+}
+
+_LOG_COLUMNS = """batch BIGINT, version VARCHAR, epoch INTEGER, op VARCHAR, key VARCHAR,
+    image JSON, old_image JSON, changed_at TIMESTAMPTZ, ttl_expired BOOLEAN,
+    landed_at TIMESTAMPTZ"""
+
+
+def create_control_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Creates schemas, control tables and storage options, where they are missing."""
+    if _exists(con, CONTROL, "attributes"):
+        return
+    for schema in (CONTROL, CHANGES, ANALYTICS):
+        con.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")
+    for option, value in (
+        ("parquet_compression", "'zstd'"),
+        ("parquet_compression_level", "1"),
+        ("parquet_row_group_size", str(ROW_GROUP_ROWS)),
+    ):
+        con.execute(f"CALL lake.set_option({literal(option)}, {value})")
+    for schema, rows in ((CONTROL, INLINED_ROWS), (CHANGES, INLINED_ROWS), (ANALYTICS, 0)):
+        con.execute(
+            f"CALL lake.set_option('data_inlining_row_limit', {rows}, schema => {literal(schema)})"
+        )
+    # The tables last: where they stand, the options above stand too, whatever was killed.
+    con.execute("BEGIN")
+    for name, columns in _CONTROL_TABLES.items():
+        con.execute(f"CREATE TABLE IF NOT EXISTS {ident(CONTROL, name)} ({columns})")
+    con.execute("COMMIT")
+
+
+def create_log(con: duckdb.DuckDBPyConnection, model: str) -> None:
+    """Creates the change log of a table, where it is missing."""
+    if not _exists(con, CHANGES, model):
+        con.execute(f"CREATE TABLE IF NOT EXISTS {ident(CHANGES, model)} ({_LOG_COLUMNS})")
+
+
+def _exists(con: duckdb.DuckDBPyConnection, schema: str, table: str) -> bool:
+    found = con.execute(
+        "SELECT count(*) FROM information_schema.tables"
+        " WHERE table_catalog = 'lake' AND table_schema = ? AND table_name = ?",
+        [schema, table],
+    ).fetchone()
+    return bool(found and found[0])

@@ -1,0 +1,25 @@
+"""`version`: one text column that orders everything ever captured of a key.
+
+Six digits of epoch, one of phase (0 base, 1 stream), forty of position. Compared as text, the
+greatest version of a key wins: a later epoch beats an earlier one, within an epoch the stream
+beats the base, and within the stream the later position beats the earlier one. Nothing but this
+module knows the layout; dbt compares whole versions and asks the macros generated from here.
+"""
+
+from __future__ import annotations
+
+EPOCH_DIGITS = 6
+POSITION_DIGITS = 40
+BASE_PHASE = 0
+STREAM_PHASE = 1
+
+
+def version_sql(epoch: int, phase: int, position: str | None) -> str:
+    """The SQL expression of a row's version. `position` is a SQL expression of decimal digits
+    (a sequence number has at most 40), or None for a full base, where a key stands once."""
+    if not 0 <= epoch < 10**EPOCH_DIGITS:
+        raise ValueError(f"epoch {epoch} does not fit {EPOCH_DIGITS} digits")
+    head = f"{epoch:0{EPOCH_DIGITS}d}{phase}"
+    if position is None:
+        return f"'{head}{'0' * POSITION_DIGITS}'"
+    return f"'{head}' || lpad({position}, {POSITION_DIGITS}, '0')"
