@@ -493,8 +493,8 @@ def _read(file: Path) -> str:
 
 
 def _parse(file: Path, text: str) -> _Document:
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         problems = list(_duplicate_keys(node, ())) if node else []
         raw = loader.construct_document(node) if node else None
@@ -510,9 +510,7 @@ def _parse(file: Path, text: str) -> _Document:
         raise ConfigError(
             f"{file}: this is not YAML: {str(error).splitlines()[0]}.", "Correct the file."
         ) from None
-    finally:
-        loader.dispose()
-    if not isinstance(raw, dict):
+    if node is None or not isinstance(raw, dict):
         found = "nothing" if raw is None else "no mapping"
         raise ConfigError(
             f"{file} holds {found}; a mapping with `tables:` is needed.",
