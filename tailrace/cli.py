@@ -1,0 +1,706 @@
+"""The `tailrace` command: what a person or a script types.
+
+Data goes to standard output and nothing else does; progress, logs and errors go to standard
+error. Exit codes: 0 done, 1 failed, 2 wrong use or configuration. The work itself is left to the
+engine, the transform and the sources, which are imported when a command needs them, so that
+`--help` is quick. Tests put their own `Parts` in their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tailrace import __version__
+from tailrace.errors import ConfigError, TailraceError, Terminal
+from tailrace.model import BaseProgress, DrainResult, TableStatus
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from tailrace.config import Config
+    from tailrace.starter import Described
+    from tailrace.sync import Replicates, SyncResult
+
+DEBUG_VARIABLE = "TAILRACE_DEBUG"
+PROGRESS_LINE_SECONDS = 10.0
+SQL_PAGE_ROWS = 1_000
+PIPED_WIDTH = 10_000  # a table into a pipe or file is never cut to a terminal's width
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+STATUS_KEYS = (
+    "table",
+    "model",
+    "epoch",
+    "state",
+    "rows",
+    "items_read",
+    "base_parts_done",
+    "base_parts_total",
+    "last_pass_at",
+    "lag_seconds",
+    "shards_open",
+)
+
+OnProgress = Callable[[BaseProgress], None]
+
+
+class Parts:
+    """Everything below the command line, imported when it is first needed."""
+
+    def config(self, path: Path | None) -> Config:
+        """Read tailrace.yaml. Raises ConfigError."""
+        from tailrace.config import load_config
+
+        return load_config(path)
+
+    def engine(
+        self, config: Config, progress: OnProgress | None = None
+    ) -> AbstractContextManager[Replicates]:
+        """The engine over the configured tables and warehouse."""
+        from tailrace.engine import Engine
+
+        return Engine.open(config, progress=progress)
+
+    def build(self, config: Config, models: Sequence[str]) -> None:
+        """Build the dbt models of these tables."""
+        from tailrace.transform.runner import build
+
+        build(config, models)
+
+    def generate(self, config: Config, *, check: bool) -> Sequence[Path]:
+        """Write (or, `check`, only compare) the dbt files; the ones that differed."""
+        from tailrace.transform.generate import generate
+
+        return generate(config, check=check)
+
+    def connect(self, config: Config) -> Any:
+        """A read-only DuckDB connection with the warehouse in use."""
+        from tailrace.lake.attach import connect
+
+        return connect(config.warehouse, read_only=True)
+
+    def describe(
+        self, names: Sequence[str], region: str | None, profile: str | None
+    ) -> tuple[str, list[Described]]:
+        """The region in use and what AWS says of these tables."""
+        from tailrace.config import AwsConfig
+        from tailrace.sources.aws import Aws
+        from tailrace.sources.tables import describe_table, point_in_time_recovery
+        from tailrace.starter import Described
+
+        aws = Aws(AwsConfig(region=region, profile=profile))
+        described = []
+        for name in names:
+            table = describe_table(aws, name)
+            recoverable: bool | None = None
+            with contextlib.suppress(TailraceError):  # advice only: it may lack the permission
+                recoverable = point_in_time_recovery(aws, name) is not None
+            described.append(Described(table, recoverable))
+        return aws.region, described
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into one red line, what to do, and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TailraceError as error:
+            _explain(error)
+            code = WRONG_USE if isinstance(error, ConfigError) else FAILED
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or hasattr(error, "exit_code"):
+                raise  # typer's own: wrong use, Exit, Abort
+            unexpected = TailraceError(
+                f"Unexpected {type(error).__name__}: {error}",
+                f"Run again with {DEBUG_VARIABLE}=1 for the whole trace; if it stays, it is worth "
+                "an issue.",
+            )
+            unexpected.__cause__ = error
+            _explain(unexpected)
+            code = FAILED
+        _leave_threads_behind(code)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="DynamoDB tables in your warehouse: complete, minutes old, and provably right.",
+    epilog=f"Exit codes: 0 done, 1 failed, 2 wrong use or configuration. {DEBUG_VARIABLE}=1 shows "
+    "traces.",
+)
+
+
+class StatusFormat(StrEnum):
+    table = "table"
+    json = "json"
+
+
+class SqlFormat(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration; else $TAILRACE_CONFIG, else tailrace.yaml here.",
+        show_default=False,
+    ),
+]
+TableOption = Annotated[
+    list[str] | None,
+    typer.Option("--table", "-t", metavar="TABLE", help="Only this table; may stand repeatedly."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tailrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    if _debugging():
+        logging.getLogger("tailrace").setLevel(logging.DEBUG)
+    if ctx.obj is None:
+        ctx.obj = Parts()
+
+
+# ------------------------------------------------------------------------------------- commands
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE…", help="DynamoDB tables.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Write here, not to standard output."),
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region; else boto3's.")] = None,
+    profile: Annotated[str | None, typer.Option(help="AWS profile; else boto3's.")] = None,
+    export_bucket: Annotated[
+        str | None,
+        typer.Option(help="S3 bucket to export into; used for tables with PITR on."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Describe tables and write a tailrace.yaml for them.
+
+    The file is commented, loads as it stands, and goes to standard output or to --config."""
+    from tailrace.starter import starter, warnings
+
+    if config is not None and config.exists() and not force:
+        raise ConfigError(
+            f"{config} exists already.", "Name another file, or replace it with --force."
+        )
+    in_use, described = ctx.obj.describe(list(dict.fromkeys(tables)), region, profile)
+    text = starter(described, in_use, profile=profile, export_bucket=export_bucket)
+    if config is None:
+        typer.echo(text, nl=False)
+    else:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(text, encoding="utf-8")
+    for each in described:
+        for warning in warnings(each):
+            _note(warning, style="yellow")
+    if config is not None:
+        _note(f"Wrote {config}. Look through it; then `tailrace generate` and `tailrace sync`.")
+
+
+@app.command()
+def generate(
+    ctx: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a file would change.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write the dbt files of each table into the dbt project."""
+    settings = ctx.obj.config(config)
+    changed = ctx.obj.generate(settings, check=check)
+    for path in changed:
+        _note(f"{'differs' if check else 'wrote'}: {path}")
+    if not changed:
+        _note("The dbt files are up to date.")
+    elif check:
+        raise Terminal(
+            f"{len(changed)} of the generated dbt files are not what tailrace.yaml asks for.",
+            "Run `tailrace generate` and commit what it writes.",
+        )
+
+
+@app.command()
+def sync(
+    ctx: typer.Context,
+    table: TableOption = None,
+    until_caught_up: Annotated[
+        bool,
+        typer.Option(
+            "--until-caught-up",
+            help="Go on until every table is live and a pass begun now has reached the tip.",
+        ),
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Read missing bases, drain the streams, build models.
+
+    What the sensor's run does, without a daemon. Kill it at any point and run it again: it goes on
+    from what it committed."""
+    from tailrace.sync import synchronise
+
+    parts: Parts = ctx.obj
+    settings = parts.config(config)
+    models = _models(settings, table)
+
+    def build(due: Sequence[str]) -> None:
+        parts.build(settings, due)
+
+    with _kept_to_stderr(), _Reporter() as reporter, _interruptible(reporter):
+        opened = parts.engine(settings, reporter.progress)
+        with _left_open_while_busy(opened) as engine:
+            result = synchronise(
+                engine, build, models, until_caught_up=until_caught_up, tell=reporter.tell
+            )
+        _summarise(result, models, reporter.tell)
+    for error in result.failures.values():
+        _explain(error)
+    if result.failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def status(
+    ctx: typer.Context,
+    table: TableOption = None,
+    format: Annotated[StatusFormat, typer.Option("--format", "-f")] = StatusFormat.table,
+    config: ConfigOption = None,
+) -> None:
+    """Show each table's epoch, state, rows, last pass, lag and shards.
+
+    --format json gives an array of objects with the keys table, model, epoch, state (none, open,
+    base_complete, live), rows, items_read, base_parts_done, base_parts_total, last_pass_at (ISO
+    8601, UTC), lag_seconds and shards_open; what is not known is null."""
+    settings = ctx.obj.config(config)
+    models = _models(settings, table)
+    if _warehouse_exists(settings):
+        with ctx.obj.engine(settings) as engine:
+            found = {each.model: each for each in engine.status(models)}
+    else:
+        found = {}
+        _note("There is no warehouse yet: `tailrace sync` makes it.")
+    names = {each.model: each.name for each in settings.tables}
+    lines = [found.get(model) or _unknown(model, names[model]) for model in models]
+    if format is StatusFormat.json:
+        typer.echo(json.dumps([_status_object(each) for each in lines], indent=2))
+    else:
+        _print_status(lines)
+
+
+@app.command()
+def sql(
+    ctx: typer.Context,
+    query: Annotated[
+        str, typer.Argument(metavar="SQL", help="DuckDB's SQL; - reads it from stdin.")
+    ],
+    format: Annotated[SqlFormat, typer.Option("--format", "-f")] = SqlFormat.table,
+    config: ConfigOption = None,
+) -> None:
+    """Query the warehouse, read-only.
+
+    The models are analytics.<model>, the logs changes.<model>, the ledger tailrace.*.
+
+    --format json prints an array of objects and nothing else: numbers have all their digits, JSON
+    columns are JSON, BLOB is base64, times are ISO 8601."""
+    settings = ctx.obj.config(config)
+    query = sys.stdin.read() if query == "-" else query
+    if not query.strip():
+        raise ConfigError("The query is empty.", 'For example: tailrace sql "SHOW ALL TABLES"')
+    if not _warehouse_exists(settings):
+        raise Terminal(
+            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
+            "Run `tailrace sync` first, or name another configuration with --config.",
+        )
+    connection = ctx.obj.connect(settings)
+    try:
+        with _sql_errors_explained():
+            cursor = connection.execute(query)
+        _print_rows(cursor, format)
+    finally:
+        connection.close()
+
+
+# ------------------------------------------------------------------------------------- printing
+
+
+def _print_rows(cursor: Any, format: SqlFormat) -> None:
+    from tailrace.tabular import TABLE_ROWS_MOST, columns_of, write_csv, write_json
+
+    columns = columns_of(cursor.description)
+    if format is SqlFormat.json:
+        write_json(columns, _rows(cursor), sys.stdout)
+    elif format is SqlFormat.csv:
+        write_csv(columns, _rows(cursor), sys.stdout)
+    else:
+        with _sql_errors_explained():
+            rows = cursor.fetchmany(TABLE_ROWS_MOST + 1)
+        _print_table(columns, rows[:TABLE_ROWS_MOST])
+        if len(rows) > TABLE_ROWS_MOST:
+            _note(f"The first {TABLE_ROWS_MOST:,} rows; --format csv or json prints all of them.")
+
+
+def _rows(cursor: Any) -> Iterator[Sequence[Any]]:
+    while True:
+        with _sql_errors_explained():
+            rows = cursor.fetchmany(SQL_PAGE_ROWS)
+        if not rows:
+            return
+        yield from rows
+
+
+def _print_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from tailrace.tabular import plain_text
+
+    table = Table()
+    for column in columns:
+        number = column.type.startswith(
+            (
+                "DECIMAL",
+                "DOUBLE",
+                "FLOAT",
+                "BIGINT",
+                "HUGEINT",
+                "INTEGER",
+                "SMALLINT",
+                "TINYINT",
+                "U",
+            )
+        ) and not column.type.startswith(("UUID", "UNION"))
+        table.add_column(Text(column.name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(
+            *(
+                Text("NULL", style="dim")
+                if value is None
+                else Text(visible(plain_text(value, column)))
+                for value, column in zip(row, columns, strict=True)
+            )
+        )
+    _stdout().print(table)
+
+
+def _print_status(lines: Sequence[TableStatus]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    numbers = ("epoch", "base", "rows", "lag", "open shards")
+    for name in (
+        "table",
+        "model",
+        "epoch",
+        "state",
+        "base",
+        "rows",
+        "last pass",
+        "lag",
+        "open shards",
+    ):
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for each in lines:
+        parts = f"{each.base_parts_done}/{each.base_parts_total}" if each.base_parts_total else "–"
+        cells = (
+            each.table_name,
+            each.model,
+            "–" if each.epoch is None else str(each.epoch),
+            each.state,
+            parts,
+            f"{each.rows:,}",
+            f"{each.last_pass_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if each.last_pass_at else "–",
+            "–" if each.lag_seconds is None else duration(each.lag_seconds),
+            str(each.shards_open),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    _stdout().print(table)
+
+
+def _status_object(each: TableStatus) -> dict[str, Any]:
+    values = asdict(each)
+    values["table"] = values.pop("table_name")
+    values["last_pass_at"] = _iso(each.last_pass_at)
+    return {key: values[key] for key in STATUS_KEYS}
+
+
+def _summarise(result: SyncResult, models: Sequence[str], tell: Callable[[str], None]) -> None:
+    for model in models:
+        last = result.passes.get(model)
+        if last is not None:
+            tell(f"{model}: {_describe(last)}, {result.rows[model]:,} changes")
+
+
+def _describe(last: DrainResult) -> str:
+    if last.state == "live":
+        tip = "at the tip" if last.reached_tip else "more to read: the next pass goes on"
+        return f"live, {tip}"
+    if last.state == "base_complete":
+        return "not live yet, a pass has to reach the tip first (--until-caught-up waits for it)"
+    return f"not live yet ({last.state})"
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are spelled out: data must not steer a terminal."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it: 8 s, 3 min, 5.2 h, 2.5 d."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
+
+
+class _Reporter:
+    """Progress on standard error: a bar for each base on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = _stderr()
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+
+    def tell(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, at: BaseProgress) -> None:
+        """A moment of a base. Called from the engine's threads."""
+        with self._lock:
+            if self._console.is_terminal:
+                self._draw(at)
+            elif self._is_due(at):
+                self.tell(_progress_line(at))
+
+    def _is_due(self, at: BaseProgress) -> bool:
+        now, last = time.monotonic(), self._told.get(at.model)
+        if last is not None and now - last < PROGRESS_LINE_SECONDS:
+            return False
+        self._told[at.model] = now
+        return True
+
+    def _draw(self, at: BaseProgress) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.fields[model]}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[detail]}", markup=False),
+                console=self._console,
+            )
+            self._bars.start()
+        total = float(max(at.expected_items, at.items)) if at.expected_items else None
+        if at.model not in self._tasks:
+            self._tasks[at.model] = self._bars.add_task("", total=total, model=at.model, detail="")
+        self._bars.update(
+            self._tasks[at.model], total=total, completed=at.items, detail=_progress_detail(at)
+        )
+
+
+def _progress_line(at: BaseProgress) -> str:
+    return f"{at.model}: {_progress_detail(at)}"
+
+
+def _progress_detail(at: BaseProgress) -> str:
+    of = f" of about {at.expected_items:,}" if at.expected_items else ""
+    left = f", {duration(at.seconds_left)} left" if at.seconds_left is not None else ""
+    return (
+        f"{at.items:,}{of} items, {at.bytes / 10**6:,.1f} MB, parts {at.parts_done}/"
+        f"{at.parts_total}, {at.rate:,.0f} items/s{left}"
+    )
+
+
+# -------------------------------------------------------------------------------------- the rest
+
+
+def _models(settings: Config, tables: Sequence[str] | None) -> list[str]:
+    if not tables:
+        return list(settings.models)
+    return list(dict.fromkeys(settings.table(name).model for name in tables))
+
+
+def _warehouse_exists(settings: Config) -> bool:
+    warehouse = settings.warehouse
+    return warehouse.catalog_kind != "sqlite" or Path(warehouse.catalog_target).exists()
+
+
+def _unknown(model: str, table_name: str) -> TableStatus:
+    return TableStatus(
+        model=model,
+        table_name=table_name,
+        epoch=None,
+        state="none",
+        rows=0,
+        items_read=0,
+        last_pass_at=None,
+        lag_seconds=None,
+        shards_open=0,
+        base_parts_done=0,
+        base_parts_total=0,
+    )
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+@contextlib.contextmanager
+def _sql_errors_explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.lstrip("_").partition(".")[0] != "duckdb":
+            raise
+        raise Terminal(
+            str(error),
+            'Correct the query. `tailrace sql "SHOW ALL TABLES"` lists what there is; the '
+            "warehouse is opened read-only.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _kept_to_stderr() -> Iterator[None]:
+    """What a library prints (dbt does) is no data."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _left_open_while_busy(
+    opened: AbstractContextManager[Replicates],
+) -> Iterator[Replicates]:
+    """Closes the engine unless a base is still being read in its thread: closing would wait for
+    it, or break it loudly. Leaving the process as it stands is safe, as any kill is."""
+    engine = opened.__enter__()
+    try:
+        yield engine
+    finally:
+        if not _busy():
+            opened.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def _interruptible(reporter: _Reporter) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        reporter.__exit__()
+        _note("Interrupted. What was committed stays; the same command goes on from there.")
+        _leave_threads_behind(INTERRUPTED)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _busy() -> bool:
+    return any(thread.name == "bases" for thread in threading.enumerate())
+
+
+def _leave_threads_behind(code: int) -> None:
+    """End the process now if a base is still being read: its threads would hold it for hours."""
+    if _busy():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _explain(error: TailraceError) -> None:
+    if _debugging():
+        import traceback
+
+        traceback.print_exception(error)
+    _note(f"Error: {error.message}", style="bold red")
+    if error.remedy:
+        _note(f"What to do: {error.remedy}")
+
+
+def _note(text: str, style: str = "") -> None:
+    _stderr().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

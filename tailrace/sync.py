@@ -1,0 +1,213 @@
+"""One synchronisation of some tables, without a daemon: bases, passes, models, in that order.
+
+It decides when what is called, and when enough has been done. How a base is read, what a pass
+proves and how models are built is left to the engine and to `build`, which are handed in.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tailrace.errors import Retryable, TailraceError
+from tailrace.model import BaseResult, DrainResult, TableStatus
+
+DRAIN_EVERY_SECONDS = 60.0  # streams keep 24 hours: a base of any length needs drains beside it
+REST_SECONDS_MOST = 10.0  # between passes that found nothing, e.g. while a child shard appears
+FRUITLESS_PASSES_MOST = 60
+LIVE = "live"
+NEEDS_BASE = ("none", "open")
+
+
+class Replicates(Protocol):
+    """What synchronising asks of `tailrace.engine.Engine`."""
+
+    def base(self, model: str, restart: bool = False) -> BaseResult: ...
+    def drain(self, models: Sequence[str]) -> Mapping[str, DrainResult]: ...
+    def status(self, models: Sequence[str] | None = None) -> Sequence[TableStatus]: ...
+    def unmerged(self, models: Sequence[str]) -> Sequence[str]: ...
+
+
+@dataclass
+class SyncResult:
+    """What was done: bases read, each model's last pass and the rows of all of them, models
+    built, and what failed for which model."""
+
+    bases: dict[str, BaseResult] = field(default_factory=dict)
+    passes: dict[str, DrainResult] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    built: tuple[str, ...] = ()
+    failures: dict[str, TailraceError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How time passes: injected by tests."""
+
+    drain_every_seconds: float = DRAIN_EVERY_SECONDS
+    rest_seconds_most: float = REST_SECONDS_MOST
+    sleep: Callable[[float], None] = time.sleep
+
+
+def synchronise(
+    engine: Replicates,
+    build: Callable[[Sequence[str]], None],
+    models: Sequence[str],
+    *,
+    until_caught_up: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+    pace: Pace | None = None,
+) -> SyncResult:
+    """Bring `models` up to date: a base for each that has none, one pass over each stream (or,
+    `until_caught_up`, passes until each is live and a pass begun here reached the tip), then the
+    models that have unmerged rows.
+
+    A table whose base fails is left out of the rest and stands in `failures`; the others go on.
+    Raises what `drain` and `build` raise, once retrying is of no use."""
+    pace = pace or Pace()
+    result = SyncResult()
+    _read_bases(engine, models, result, tell, pace)
+    going = [model for model in models if model not in result.failures]
+    if until_caught_up:
+        _catch_up(engine, going, result, tell, pace)
+    elif going:
+        _pass(engine, going, result)
+    due = list(engine.unmerged(going)) if going else []
+    if due:
+        tell(f"Building the models of {', '.join(due)}")
+        build(due)
+        result.built = tuple(due)
+    return result
+
+
+def caught_up(last: DrainResult | None) -> bool:
+    """Whether a pass leaves its table live and read to the tip."""
+    return last is not None and last.state == LIVE and last.reached_tip
+
+
+def _read_bases(
+    engine: Replicates,
+    models: Sequence[str],
+    result: SyncResult,
+    tell: Callable[[str], None],
+    pace: Pace,
+) -> None:
+    """Read the bases that are missing, in a thread, and drain beside it, so that the streams'
+    24 hours do not limit how long a base takes."""
+    due = [each.model for each in engine.status(models) if each.state in NEEDS_BASE]
+    if not due:
+        return
+    reading = _Bases(engine, due, result, tell)
+    reading.start()
+    while True:
+        reading.join(pace.drain_every_seconds)
+        if not reading.is_alive():
+            break
+        _drain_beside(engine, models, result, tell)
+    if reading.broken is not None:
+        raise reading.broken
+
+
+class _Bases(threading.Thread):
+    """Reads bases one after the other: each is parallel in itself. A daemon, because a process
+    that ends may leave it at any point; what it committed stays."""
+
+    def __init__(
+        self,
+        engine: Replicates,
+        models: Sequence[str],
+        result: SyncResult,
+        tell: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="bases", daemon=True)
+        self._engine, self._models, self._result, self._tell = engine, models, result, tell
+        self.broken: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for model in self._models:
+                self._read(model)
+        except BaseException as error:
+            self.broken = error
+
+    def _read(self, model: str) -> None:
+        try:
+            base = self._engine.base(model)
+        except TailraceError as error:
+            self._result.failures[model] = error
+            self._tell(f"{model}: the base failed: {error.message}")
+        else:
+            self._result.bases[model] = base
+            self._tell(
+                f"{model}: base read by {base.method}, {base.items:,} items in {base.seconds:.0f} s"
+            )
+
+
+def _drain_beside(
+    engine: Replicates, models: Sequence[str], result: SyncResult, tell: Callable[[str], None]
+) -> None:
+    begun = [each.model for each in engine.status(models) if each.epoch is not None]
+    begun = [model for model in begun if model not in result.failures]
+    if not begun:
+        return
+    try:
+        _pass(engine, begun, result)
+    except Retryable as error:
+        tell(f"A pass beside the base failed and is tried again in a minute: {error.message}")
+
+
+def _pass(engine: Replicates, models: Sequence[str], result: SyncResult) -> int:
+    """One pass over the streams of `models`; how many rows it landed."""
+    passes = engine.drain(models)
+    for model, last in passes.items():
+        result.passes[model] = last
+        result.rows[model] = result.rows.get(model, 0) + last.rows
+    return sum(last.rows for last in passes.values())
+
+
+def _catch_up(
+    engine: Replicates,
+    models: Sequence[str],
+    result: SyncResult,
+    tell: Callable[[str], None],
+    pace: Pace,
+) -> None:
+    """Pass after pass over what is not caught up. A pass counts only if it began here, after the
+    bases: one that ran beside a base proves nothing about it."""
+    behind = list(models)
+    fruitless = 0
+    while behind:
+        try:
+            rows = _pass(engine, behind, result)
+            behind = [model for model in behind if not caught_up(result.passes.get(model))]
+            trouble = ""
+        except Retryable as error:
+            rows, trouble = 0, error.message
+            tell(f"A pass failed and is tried again: {trouble}")
+        fruitless = 0 if rows else fruitless + 1
+        if not behind:
+            return
+        if fruitless >= FRUITLESS_PASSES_MOST:
+            raise _stuck(behind, result, trouble)
+        if fruitless:
+            pace.sleep(min(0.5 * 2 ** min(fruitless, 10), pace.rest_seconds_most))
+        else:
+            tell(f"Still behind: {', '.join(behind)} ({rows:,} changes in this pass)")
+
+
+def _stuck(behind: Sequence[str], result: SyncResult, trouble: str) -> Retryable:
+    states = ", ".join(
+        f"{model} ({last.state}, {last.shards_open} open shards)"
+        if (last := result.passes.get(model))
+        else model
+        for model in behind
+    )
+    why = f" The last pass failed: {trouble}" if trouble else ""
+    return Retryable(
+        f"{FRUITLESS_PASSES_MOST} passes found nothing new, and yet did not reach the tip of the "
+        f"stream of {states}.{why}",
+        "Look at `tailrace status`; run the command again, it goes on where it stopped.",
+    )

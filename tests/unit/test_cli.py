@@ -1,0 +1,421 @@
+"""The command line: exit codes, what goes to which stream, and what each refusal says."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tailrace.cli import OnProgress, Parts, app, duration
+from tailrace.config import Config
+from tailrace.errors import Terminal
+from tailrace.lake.attach import connect
+from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
+
+STATUS = TableStatus(
+    model="orders",
+    table_name="Orders",
+    epoch=1,
+    state="live",
+    rows=20_345,
+    items_read=20_000,
+    last_pass_at=datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC),
+    lag_seconds=12.5,
+    shards_open=4,
+    base_parts_done=8,
+    base_parts_total=8,
+)
+
+
+class FakeEngine:
+    """One table that needs a base, then is live after one pass."""
+
+    def __init__(self, parts: FakeParts, progress: OnProgress | None) -> None:
+        self.parts, self.progress = parts, progress
+
+    def base(self, model: str, restart: bool = False) -> BaseResult:
+        if self.parts.base_fails:
+            raise Terminal("No such bucket: b.", "Make the bucket.")
+        if self.progress:
+            for items in (0, 5_000, 20_000):
+                self.progress(BaseProgress(model, items, items * 100, 1, 8, 20_000, 4e3, 3.0))
+        return BaseResult(model, 1, "scan", "base_complete", 20_000, 2_000_000, 8, 5.0)
+
+    def drain(self, models: Sequence[str]) -> dict[str, DrainResult]:
+        return {
+            model: DrainResult(model, 1, "live", rows=345, reached_tip=True) for model in models
+        }
+
+    def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
+        state = (
+            STATUS
+            if self.parts.has_base
+            else TableStatus("orders", "Orders", None, "none", 0, 0, None, None, 0, 0, 0)
+        )
+        return [state]
+
+    def unmerged(self, models: Sequence[str]) -> list[str]:
+        return list(models)
+
+
+class FakeParts(Parts):
+    """Real configuration and warehouse; the engine, dbt and the generator are played."""
+
+    def __init__(self, *, has_base: bool = False, base_fails: bool = False) -> None:
+        self.has_base, self.base_fails = has_base, base_fails
+        self.built: list[str] = []
+        self.differing: list[Path] = []
+
+    @contextlib.contextmanager
+    def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
+        yield FakeEngine(self, progress)
+
+    def build(self, config: Config, models: Sequence[str]) -> None:
+        print("dbt says something")
+        self.built += models
+
+    def generate(self, config: Config, *, check: bool) -> list[Path]:
+        return self.differing
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tailrace.yaml").write_text("tables:\n  - name: Orders\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TAILRACE_CONFIG", raising=False)
+    monkeypatch.delenv("TAILRACE_DEBUG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def warehouse(folder: Path) -> Path:
+    """A real DuckLake with one model in it."""
+    connection = connect(FakeParts().config(None).warehouse)
+    connection.execute("CREATE SCHEMA analytics")
+    connection.execute("CREATE TABLE analytics.orders (pk VARCHAR, total DECIMAL(38, 2))")
+    connection.execute("INSERT INTO analytics.orders VALUES ('a', 1.50), ('b,\"\n', NULL)")
+    connection.close()
+    return folder
+
+
+def run(*words: str, parts: Parts | None = None, input: str | None = None) -> Result:
+    return CliRunner().invoke(app, words, obj=parts or FakeParts(), input=input)
+
+
+# ------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"]])
+def test_every_command_refuses_a_missing_configuration_with_2(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TAILRACE_CONFIG", raising=False)
+    result = run(*command)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: There is no configuration at tailrace.yaml." in result.stderr
+    assert "What to do:" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"]])
+def test_every_command_takes_the_configuration_by_option_before_variable(
+    command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "broken.yaml").write_text("tables: [")
+    monkeypatch.setenv("TAILRACE_CONFIG", "broken.yaml")
+    assert run(*command).exit_code == 2
+    named = run(*command, "--config", str(folder / "tailrace.yaml"))
+    assert "broken.yaml" not in named.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["sync", "--fast"], ["sql"], ["init"], ["status", "--format", "xml"]]
+)
+def test_wrong_use_exits_2(words: list[str], folder: Path) -> None:
+    assert run(*words).exit_code == 2
+
+
+def test_an_unknown_table_exits_2_and_names_the_known_ones(folder: Path) -> None:
+    result = run("sync", "--table", "ordrs")
+    assert result.exit_code == 2
+    assert "did you mean orders?" in result.stderr
+
+
+# ----------------------------------------------------------------------------------------- sync
+
+
+def test_sync_does_base_pass_and_models_and_keeps_stdout_empty(folder: Path) -> None:
+    parts = FakeParts()
+    result = run("sync", "--table", "Orders", parts=parts)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert parts.built == ["orders"]
+    assert "orders: base read by scan, 20,000 items in 5 s" in result.stderr
+    assert "orders: live, at the tip, 345 changes" in result.stderr
+    assert "dbt says something" in result.stderr
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> None:
+    result = run("sync")
+    lines = [line for line in result.stderr.splitlines() if "items/s" in line]
+    assert lines == [
+        "orders: 0 of about 20,000 items, 0.0 MB, parts 1/8, 4,000 items/s, 3 s left"
+    ], "one line in ten seconds, not one a page"
+
+
+def test_a_failed_base_exits_1_with_message_and_remedy_and_no_trace(folder: Path) -> None:
+    result = run("sync", parts=FakeParts(base_fails=True))
+    assert result.exit_code == 1
+    assert "Error: No such bucket: b.\nWhat to do: Make the bucket.\n" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) -> None:
+    script = f"""
+        import sys, threading, time
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        import tailrace.sync
+        from tests.unit.test_cli import FakeEngine, FakeParts
+        from tailrace.cli import app
+        from tailrace.errors import Terminal
+
+        tailrace.sync.Pace.__init__.__defaults__ = (0.1, 1.0, time.sleep)
+
+        class Slow(FakeEngine):
+            def base(self, model, restart=False):
+                holder = threading.Thread(target=time.sleep, args=(60,))
+                holder.start()
+                holder.join()
+
+            def status(self, models=None):
+                return [each.__class__(**{{**each.__dict__, "epoch": 1, "state": "open"}})
+                        for each in super().status(models)]
+
+            def drain(self, models):
+                raise Terminal("No permission.", "Ask.")
+
+        class SlowParts(FakeParts):
+            def engine(self, config, progress=None):
+                import contextlib
+                return contextlib.nullcontext(Slow(self, progress))
+
+        app(["sync"], obj=SlowParts())
+    """
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Error: No permission.\nWhat to do: Ask.\n" in done.stderr
+    assert time.monotonic() - began < 30
+
+
+# --------------------------------------------------------------------------------------- status
+
+
+def test_status_without_a_warehouse_shows_every_table_as_untouched(folder: Path) -> None:
+    result = run("status", "--format", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == [
+        {
+            "table": "Orders",
+            "model": "orders",
+            "epoch": None,
+            "state": "none",
+            "rows": 0,
+            "items_read": 0,
+            "base_parts_done": 0,
+            "base_parts_total": 0,
+            "last_pass_at": None,
+            "lag_seconds": None,
+            "shards_open": 0,
+        }
+    ]
+    assert "There is no warehouse yet" in result.stderr
+    assert not (folder / "warehouse").exists()
+
+
+def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
+    result = run("status", "--format", "json", parts=FakeParts(has_base=True))
+    assert json.loads(result.stdout) == [
+        {
+            "table": "Orders",
+            "model": "orders",
+            "epoch": 1,
+            "state": "live",
+            "rows": 20_345,
+            "items_read": 20_000,
+            "base_parts_done": 8,
+            "base_parts_total": 8,
+            "last_pass_at": "2026-11-23T12:00:05+00:00",
+            "lag_seconds": 12.5,
+            "shards_open": 4,
+        }
+    ]
+
+
+def test_status_as_a_table_is_not_cut_in_a_pipe(warehouse: Path) -> None:
+    result = run("status", parts=FakeParts(has_base=True))
+    for word in ("Orders", "orders", "live", "8/8", "20,345", "2026-11-23 12:00:05Z", "12 s"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (180, "3 min"), (7_200, "2.0 h"), (259_200, "3.0 d")]
+)
+def test_lengths_of_time_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# ------------------------------------------------------------------------------------------ sql
+
+
+def test_sql_prints_json_and_nothing_else(warehouse: Path) -> None:
+    result = run("sql", "SELECT * FROM analytics.orders ORDER BY pk", "--format", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == [{"pk": "a", "total": 1.5}, {"pk": 'b,"\n', "total": None}]
+    assert '"total": 1.50}' in result.stdout
+    assert result.stderr == ""
+
+
+def test_sql_prints_csv(warehouse: Path) -> None:
+    result = run("sql", "SELECT * FROM analytics.orders ORDER BY pk", "--format", "csv")
+    assert list(csv.reader(io.StringIO(result.stdout))) == [
+        ["pk", "total"],
+        ["a", "1.50"],
+        ['b,"\n', ""],
+    ]
+
+
+def test_sql_prints_a_table_that_is_not_cut_in_a_pipe(warehouse: Path) -> None:
+    result = run("sql", "SELECT repeat('x', 500) AS long, chr(27) || '[2J' AS nasty, NULL AS n")
+    assert "x" * 500 in result.stdout
+    assert "\\x1b[2J" in result.stdout
+    assert "NULL" in result.stdout
+
+
+def test_sql_says_when_a_table_is_only_the_beginning(warehouse: Path) -> None:
+    result = run("sql", "SELECT * FROM range(1001)")
+    assert "The first 1,000 rows" in result.stderr
+    assert len(json.loads(run("sql", "FROM range(2500)", "-f", "json").stdout)) == 2_500
+
+
+def test_sql_is_read_from_standard_input_for_a_dash(warehouse: Path) -> None:
+    assert json.loads(run("sql", "-", "-f", "json", input="SELECT 1 AS a").stdout) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELEC 1", "Parser Error"),
+        ("SELECT * FROM analytics.nothing", "Catalog Error"),
+        ("SELECT 'x'::INT FROM analytics.orders", "Conversion Error"),
+        ("DROP TABLE analytics.orders", "read-only"),
+        ("INSERT INTO analytics.orders VALUES ('c', 1)", "read-only"),
+    ],
+)
+def test_an_sql_error_exits_1_with_duckdbs_own_words(
+    warehouse: Path, query: str, message: str
+) -> None:
+    result = run("sql", query, "--format", "json")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "What to do:" in result.stderr
+    assert result.stdout == ""
+
+
+def test_sql_without_a_warehouse_says_so_and_makes_none(folder: Path) -> None:
+    result = run("sql", "SELECT 1")
+    assert result.exit_code == 1
+    assert f"There is no warehouse yet: {folder}/warehouse/catalog.sqlite" in result.stderr
+    assert not (folder / "warehouse").exists()
+
+
+def test_an_empty_query_is_wrong_use(folder: Path) -> None:
+    assert run("sql", "  ").exit_code == 2
+
+
+# ------------------------------------------------------------------------------------- generate
+
+
+def test_generate_tells_what_it_wrote(folder: Path) -> None:
+    parts = FakeParts()
+    parts.differing = [folder / "dbt_project/models/orders/orders.sql"]
+    result = run("generate", parts=parts)
+    assert result.exit_code == 0
+    assert f"wrote: {parts.differing[0]}" in result.stderr
+
+
+def test_generate_check_exits_1_where_a_file_differs_and_0_where_none_does(folder: Path) -> None:
+    parts = FakeParts()
+    assert run("generate", "--check", parts=parts).exit_code == 0
+    parts.differing = [folder / "orders.sql"]
+    result = run("generate", "--check", parts=parts)
+    assert result.exit_code == 1
+    assert "differs:" in result.stderr
+    assert "Run `tailrace generate`" in result.stderr
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+def test_an_unexpected_failure_is_one_line_and_a_trace_only_for_those_who_ask(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(FakeParts):
+        def engine(self, config: Config, progress: OnProgress | None = None) -> Any:
+            raise KeyError("surprise")
+
+    result = run("sync", parts=Broken())
+    assert result.exit_code == 1
+    assert "Error: Unexpected KeyError: 'surprise'" in result.stderr
+    assert "TAILRACE_DEBUG=1" in result.stderr
+    assert "Traceback" not in result.stderr
+    monkeypatch.setenv("TAILRACE_DEBUG", "1")
+    assert "Traceback" in run("sync", parts=Broken()).stderr
+
+
+def test_help_starts_quickly_and_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys, tailrace.cli as c\n"
+        "try: c.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'duckdb', 'boto3', 'dagster', 'dbt', 'pandas', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sync" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(warehouse: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m tailrace.cli sql 'FROM range(200000)' -f csv | head -n 2",
+        shell=True,
+        cwd=warehouse,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "range\n0\n"
+    assert done.stderr == ""
