@@ -49,3 +49,11 @@ class Stale(TailraceError):
 
 class Gap(TailraceError):
     """Stream records may have been lost before they could be read."""
+
+
+class IteratorExpired(Retryable):
+    """A shard iterator lives 15 minutes; ask for a new one at the same position."""
+
+
+class Trimmed(Gap):
+    """The position has left the stream's retention: records after it may be lost."""

@@ -70,6 +70,64 @@ class Shape(Enum):
 
 
 @dataclass(frozen=True)
+class ScanPage:
+    """A page of one scan segment: items as JSON lines, the raw LastEvaluatedKey (None: the
+    segment is finished), consumed read capacity units, and AWS's time of the answer."""
+
+    lines: bytes
+    count: int
+    next_key: str | None
+    capacity_units: float
+    read_at: datetime
+
+
+@dataclass(frozen=True)
+class RecordPage:
+    """A page of a shard: records as JSON lines, how many, the last one's position, the first and
+    last one's change times, and the next iterator (None: the shard is closed and read)."""
+
+    lines: bytes
+    count: int
+    last_position: str | None
+    oldest: datetime | None
+    newest: datetime | None
+    next_iterator: str | None
+
+
+@dataclass(frozen=True)
+class ExportState:
+    """What DescribeExport says. `manifest_key` is set once the export is COMPLETED."""
+
+    arn: str
+    status: str
+    export_time: datetime | None
+    bucket: str
+    manifest_key: str | None
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class ExportFile:
+    """One data file of an export: its key from the bucket's root, how many items it holds, and
+    the base64 MD5 of its compressed bytes."""
+
+    key: str
+    items: int
+    md5: str | None
+
+
+@dataclass(frozen=True)
+class ExportManifest:
+    """An export as its two manifests describe it. `export_time` is the state's instant."""
+
+    bucket: str
+    table_id: str | None
+    export_time: datetime | None
+    item_count: int
+    files: tuple[ExportFile, ...]
+
+
+@dataclass(frozen=True)
 class Part:
     """One independently resumable piece of what is read: a shard, a scan segment, an export file.
     `origin` is the ARN of what it is a part of."""

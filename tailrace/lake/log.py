@@ -181,9 +181,9 @@ class ChangeLog:
         count = int(landed[0]) if landed else 0
         if count != staged.rows:
             raise Terminal(
-                f"{model}: {staged.rows} rows were staged, but DuckDB read {count} of them"
-                f" from {', '.join(staged.files)}.",
-                "Nothing was committed. If it happens again, keep the file and report it.",
+                f"{model}: {staged.rows} rows were expected in {', '.join(staged.files)},"
+                f" but {count} were read.",
+                "Nothing was committed. If it happens again, keep the files and report it.",
             )
         batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
         self._refuse_rows_without_key(con, model, batch_sql, key)
@@ -321,12 +321,15 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
 def _head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     positions = con.execute(
         """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(batch) FROM tailrace.ledger WHERE model = ? AND kind <> 'pass' GROUP BY ALL""",
-        [model],
+            max(batch)
+        FROM tailrace.ledger WHERE model = ? AND (kind = 'stream' OR kind = 'base'
+            AND epoch = (SELECT max(epoch) FROM tailrace.epochs WHERE model = ?))
+        GROUP BY ALL""",
+        [model, model],
     ).fetchall()
     epochs = con.execute(
         """SELECT epoch, kind, method, arg_max(state, batch), table_id, stream_arn,
-            min(recorded_at), max(recorded_at), arg_min(detail, batch)::VARCHAR, max(batch)
+            min(recorded_at), max(recorded_at), arg_max(detail, batch)::VARCHAR, max(batch)
         FROM tailrace.epochs WHERE model = ? GROUP BY ALL ORDER BY epoch""",
         [model],
     ).fetchall()
@@ -339,9 +342,7 @@ def _head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     return Head(
         batch=max((row[-1] for row in (*positions, *epochs, (passes[0] or 0,))), default=0),
         table=_table(con, model),
-        epochs=tuple(
-            Epoch(*row[:8], detail=json.loads(row[8]) if row[8] else {}) for row in epochs
-        ),
+        epochs=tuple(Epoch(*row[:8], json.loads(row[8]) if row[8] else {}) for row in epochs),
         positions={Part(*row[:4]): Position(row[4], row[5]) for row in positions},
         last_pass=_pass_record(passes[1]),
     )

@@ -1,0 +1,523 @@
+"""An epoch's base: opening the epoch, then reading the table by scan or export, resumably.
+
+The one thing that must hold is that the stream's coverage begins before the base is read. So the
+epoch is opened, and the ledger's positions with it, before anything else; a scan starts a margin
+later, and an export's time must not lie before the coverage.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tailrace.capture.ports import Clock, Export, Log, Scan
+from tailrace.capture.rate import CapacityLimit
+from tailrace.capture.retry import retried
+from tailrace.capture.stage import Stage
+from tailrace.errors import CorruptExport, Retryable, Terminal
+from tailrace.model import (
+    BASE_COMPLETE,
+    OPEN,
+    BaseProgress,
+    BaseResult,
+    Commit,
+    Epoch,
+    ExportFile,
+    ExportManifest,
+    ExportState,
+    Head,
+    Part,
+    PartProgress,
+    Position,
+    Shape,
+    Staged,
+    TableDescription,
+)
+
+# An eventually consistent read is usually at most a second stale; ten leave no doubt.
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.ReadConsistency.html
+SCAN_MARGIN_SECONDS = 10.0
+SCAN_THREADS_MAX = 32
+
+# Where the stream is new to the ledger, its coverage begins when it was enabled, or 24 hours ago.
+RETENTION = timedelta(hours=24)
+RETENTION_MARGIN = timedelta(hours=1)
+ENABLING_MARGIN = timedelta(minutes=1)
+
+EXPORT_POLL_SECONDS = 15.0
+EXPORT_POLLS_MAX = 40_000  # a week
+EXPORT_BATCH_ITEMS = 200_000
+EXPORT_BATCH_FILES = 64
+DOWNLOADS_AT_ONCE = 4
+
+PROGRESS_SECONDS = 1.0
+
+Progress = Callable[[BaseProgress], None]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What reading a base needs. `folder` is scratch space; `stop` ends it early and cleanly."""
+
+    log: Log
+    clock: Clock
+    model: str
+    folder: Path
+    progress: Progress = lambda progress: None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+# ------------------------------------------------------------------------------------- epochs
+
+
+def open_scan_epoch(
+    run: Bootstrap, table: TableDescription, segments: int, consistent: bool
+) -> Epoch:
+    """Opens an epoch whose base is a scan. The segment count is frozen here: a key to go on from
+    is valid only in its own segment of its own total."""
+    return _open(run, table, "scan", {"segments": segments, "consistent": consistent})
+
+
+def open_export_epoch(run: Bootstrap, table: TableDescription, export: Export) -> Epoch:
+    """Opens an epoch whose base is an export.
+
+    Raises Terminal, and opens nothing, where point-in-time recovery is off."""
+    export.latest_time()
+    detail = {"export_arn": export.adopted} if export.adopted else {}
+    return _open(run, table, "export", detail)
+
+
+def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
+    """The instant from which the newest epoch, already open, has every change.
+
+    Asked only after the epoch was opened: whatever landed under the epoch before it is older than
+    `now`, and a base that is younger cannot take a key back. A stream that the ledger follows
+    already goes on from its positions: from now. A stream new to the ledger is read from its
+    oldest record: from when it was enabled (its ARN ends in that time), but at most 24 hours
+    back; with a margin on either side.
+    """
+    if any(part.origin == stream_arn for part in head.positions):
+        return now
+    oldest = now - RETENTION + RETENTION_MARGIN
+    try:
+        enabled = datetime.fromisoformat(stream_arn.rpartition("/")[2]).replace(tzinfo=UTC)
+    except ValueError:
+        return now
+    return min(now, max(oldest, enabled + ENABLING_MARGIN))
+
+
+def _whole_second(at: datetime) -> datetime:
+    floor = at.replace(microsecond=0)
+    return floor if floor == at else floor + timedelta(seconds=1)
+
+
+def _open(run: Bootstrap, table: TableDescription, method: str, detail: dict[str, Any]) -> Epoch:
+    head = run.log.head(run.model)
+    now = run.clock.aws_now()
+    epoch = Epoch(
+        number=(head.epoch.number if head.epoch else 0) + 1,
+        kind="full",
+        method=method,
+        state=OPEN,
+        table_id=table.table_id,
+        stream_arn=table.stream_arn or "",
+        opened_at=now,
+        changed_at=now,
+        detail=detail,
+    )
+    run.log.open_epoch(run.model, table, epoch)
+    return epoch
+
+
+def continues(head: Head, table: TableDescription, method: str) -> bool:
+    """True where the newest epoch's base is unfinished and still the table's own: it is resumed
+    rather than started anew."""
+    epoch = head.epoch
+    return (
+        epoch is not None
+        and epoch.state in (OPEN, BASE_COMPLETE)
+        and (epoch.table_id, epoch.stream_arn) == (table.table_id, table.stream_arn)
+        and (epoch.method == method or epoch.state == BASE_COMPLETE)
+    )
+
+
+# --------------------------------------------------------------------------------------- scan
+
+
+def read_scan(
+    run: Bootstrap, scan: Scan, table: TableDescription, max_rcu: float | None
+) -> BaseResult:
+    """Reads every unfinished segment, in threads, and completes the base.
+
+    Raises Stale where another run reads the same base, and what AWS or the warehouse refuse;
+    whatever was committed before stays, and the next call goes on from there."""
+    started = run.clock.monotonic()
+    head = run.log.head(run.model)
+    epoch = _require_open(head)
+    segments = int(epoch.detail["segments"])
+    parts = [Part("base", "scan", table.arn, str(number)) for number in range(segments)]
+    meter = _Meter(run, segments, table.item_count, head.positions)
+    stage = Stage(
+        run.log,
+        run.model,
+        epoch,
+        Shape.ITEMS,
+        head.positions,
+        run.folder,
+        run.clock,
+    )
+    limit = CapacityLimit(max_rcu, run.clock)
+    if not epoch.detail["consistent"] and not any(part in head.positions for part in parts):
+        run.clock.sleep(SCAN_MARGIN_SECONDS)
+    todo = [part for part in parts if not stage.position(part).finished]
+
+    def read_segment(part: Part) -> None:
+        position = stage.position(part).at
+        while not run.stop.is_set():
+            limit.wait()
+            start = position
+            page = retried(lambda: scan.page(int(part.id), segments, start), run.clock)  # noqa: B023
+            limit.spend(page.capacity_units)
+            position = page.next_key
+            stage.add(
+                part,
+                page.lines,
+                page.count,
+                position,
+                finished=position is None,
+                read_at=page.read_at,
+            )
+            meter.add(page.count, len(page.lines), parts=1 if position is None else 0)
+            if position is None:
+                return
+
+    _in_threads(run, read_segment, todo, min(SCAN_THREADS_MAX, max(1, len(todo))))
+    return _complete(run, stage.flush, meter, epoch, segments, started)
+
+
+def _in_threads(
+    run: Bootstrap, work: Callable[[Part], None], parts: list[Part], threads: int
+) -> None:
+    with ThreadPoolExecutor(threads, thread_name_prefix="base") as pool:
+        futures = [pool.submit(work, part) for part in parts]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:
+            run.stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _complete(
+    run: Bootstrap,
+    flush: Callable[..., None],
+    meter: _Meter,
+    epoch: Epoch,
+    parts: int,
+    started: float,
+) -> BaseResult:
+    if run.stop.is_set():
+        flush()
+        raise Retryable(f"{run.model}: stopped before its base was complete.", "Run again.")
+    flush(state=BASE_COMPLETE, at=run.clock.aws_now())
+    meter.show(last=True)
+    return BaseResult(
+        model=run.model,
+        epoch=epoch.number,
+        method=epoch.method,
+        state=BASE_COMPLETE,
+        items=meter.items,
+        bytes=meter.bytes,
+        parts=parts,
+        seconds=run.clock.monotonic() - started,
+    )
+
+
+def _require_open(head: Head) -> Epoch:
+    if head.epoch is None or head.epoch.state != OPEN:
+        raise Terminal("There is no open epoch to read a base for.", "Start the base again.")
+    return head.epoch
+
+
+# ------------------------------------------------------------------------------------- export
+
+
+def read_export(run: Bootstrap, export: Export, table: TableDescription) -> BaseResult:
+    """Requests or adopts the epoch's export, waits for it, and loads each file once.
+
+    Raises Terminal where the export failed, is of another table or too old, CorruptExport where
+    what lies in S3 is not what AWS wrote; nothing of a bad file lands."""
+    started = run.clock.monotonic()
+    epoch = _require_open(run.log.head(run.model))
+    epoch, state = _finished_export(run, export, table, epoch)
+    manifest = retried(lambda: export.manifest(state), run.clock)
+    _check_export(run.model, epoch, table, state, manifest)
+    head = run.log.head(run.model)
+    source = Part("base", "export", state.arn, "")
+    todo = [
+        file
+        for file in manifest.files
+        if not head.positions.get(replace(source, id=file.key), Position()).finished
+    ]
+    meter = _Meter(run, len(manifest.files), manifest.item_count, head.positions)
+    meter.parts_done = len(manifest.files) - len(todo)
+    read_at = manifest.export_time or state.export_time
+    _load(run, export, epoch, manifest.bucket, _batches(todo), source, read_at, meter)
+
+    def flush(*, state: str | None = None, at: datetime | None = None) -> None:
+        if state is not None:
+            run.log.commit(run.model, Commit(epoch, state=state, at=at))
+
+    return _complete(run, flush, meter, epoch, len(manifest.files), started)
+
+
+def _finished_export(
+    run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch
+) -> tuple[Epoch, ExportState]:
+    """The epoch (its export noted in it) and the export's final state."""
+    epoch = _planned(run, export, table, epoch)
+    arn = epoch.detail.get("export_arn")
+    if not arn:
+        arn = _request(run, export, table, epoch)
+        epoch = _noted(run, epoch, export_arn=arn)
+    for poll in range(EXPORT_POLLS_MAX):
+        state = retried(lambda: export.state(arn), run.clock)
+        if state.status == "COMPLETED":
+            return epoch, state
+        if state.status == "FAILED":
+            failures = int(epoch.detail.get("failures", 0)) + 1
+            _noted(run, epoch, export_arn=None, failures=failures)
+            raise export.failed(state)
+        run.progress(BaseProgress(run.model, 0, 0, 0, 0, table.item_count, 0.0, None))
+        _pause(run, min(EXPORT_POLL_SECONDS, 1.0 + poll))
+    raise Terminal(
+        f"{run.model}: the export {arn} has not ended within a week.",
+        "Look at it in the AWS console; then start the base again.",
+    )
+
+
+def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch) -> Epoch:
+    """The epoch with the instant of its export, settled once and for all restarts."""
+    if "export_time" in epoch.detail:
+        return epoch
+    latest = export.latest_time()
+    head = run.log.head(run.model)
+    begins = coverage_begin(head, epoch.stream_arn, run.clock.aws_now())
+    at = latest if latest > begins else begins
+    return _noted(
+        run,
+        epoch,
+        not_before=begins.isoformat(),
+        export_time=_whole_second(at).isoformat(),
+    )
+
+
+def _request(run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch) -> str:
+    """Requests the export of the epoch's instant, once point-in-time recovery has reached it.
+
+    The token is made of the epoch, so that a run killed right after the request asks for the same
+    export again and not for a second one."""
+    at = datetime.fromisoformat(epoch.detail["export_time"])
+    name = f"{table.table_id}/{run.model}/{epoch.number}/{epoch.detail.get('failures', 0)}"
+    token = hashlib.sha256(name.encode()).hexdigest()[:32]
+    for _ in range(EXPORT_POLLS_MAX):
+        if retried(export.latest_time, run.clock) >= at:
+            return retried(lambda: export.request(table, at, token), run.clock)
+        _pause(run, EXPORT_POLL_SECONDS)
+    raise Terminal(
+        f"{run.model}: point-in-time recovery has not reached {at} within a week.",
+        "Look at the table's backups in the AWS console.",
+    )
+
+
+def _pause(run: Bootstrap, seconds: float) -> None:
+    if run.stop.is_set():
+        raise Retryable(f"{run.model}: stopped while waiting for its export.", "Run again.")
+    run.clock.sleep(seconds)
+
+
+def _noted(run: Bootstrap, epoch: Epoch, **detail: object) -> Epoch:
+    noted = replace(epoch, detail=epoch.detail | detail)
+    run.log.commit(run.model, Commit(noted, state=OPEN, at=run.clock.aws_now()))
+    return noted
+
+
+def _check_export(
+    model: str,
+    epoch: Epoch,
+    table: TableDescription,
+    state: ExportState,
+    manifest: ExportManifest,
+) -> None:
+    if manifest.table_id and table.table_id and manifest.table_id != table.table_id:
+        raise Terminal(
+            f"{model}: the export {state.arn} is of a table with the id {manifest.table_id},"
+            f" but {table.name} has {table.table_id}: the table was recreated since.",
+            "Remove base.export_arn, so that a new export is requested.",
+        )
+    taken = manifest.export_time or state.export_time
+    not_before = datetime.fromisoformat(epoch.detail["not_before"])
+    if taken is not None and taken < not_before:
+        raise Terminal(
+            f"{model}: the export {state.arn} is of {taken:%Y-%m-%d %H:%M:%S} UTC, but the"
+            f" stream's coverage begins only at {not_before:%Y-%m-%d %H:%M:%S} UTC: changes"
+            " between the two would be lost.",
+            "Remove base.export_arn, so that a new export is requested.",
+        )
+
+
+def _batches(files: list[ExportFile]) -> list[list[ExportFile]]:
+    """Files in groups that are loaded in one commit each: enough items to be quick, few enough
+    to bound the scratch space and what a crash repeats."""
+    batches: list[list[ExportFile]] = []
+    items = 0
+    for file in files:
+        if not batches or items >= EXPORT_BATCH_ITEMS or len(batches[-1]) >= EXPORT_BATCH_FILES:
+            batches.append([])
+            items = 0
+        batches[-1].append(file)
+        items += file.items
+    return batches
+
+
+def _load(
+    run: Bootstrap,
+    export: Export,
+    epoch: Epoch,
+    bucket: str,
+    batches: list[list[ExportFile]],
+    source: Part,
+    read_at: datetime | None,
+    meter: _Meter,
+) -> None:
+    """Loads batch after batch; the next one is fetched meanwhile."""
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
+
+        def fetch(batch: list[ExportFile]) -> list[Callable[[], Path]]:
+            def one(file: ExportFile) -> Path:
+                return retried(lambda: export.fetch(bucket, file, run.folder), run.clock)
+
+            return [pool.submit(one, file).result for file in batch]
+
+        coming = fetch(batches[0]) if batches else []
+        for index, batch in enumerate(batches):
+            if run.stop.is_set():
+                return
+            paths = [arrived() for arrived in coming]
+            coming = fetch(batches[index + 1]) if index + 1 < len(batches) else []
+            size = sum(path.stat().st_size for path in paths)
+            _load_batch(run, epoch, batch, paths, source, read_at)
+            for path in paths:
+                path.unlink()
+            meter.add(sum(file.items for file in batch), size, parts=len(batch))
+
+
+def _load_batch(
+    run: Bootstrap,
+    epoch: Epoch,
+    batch: list[ExportFile],
+    paths: list[Path],
+    source: Part,
+    read_at: datetime | None,
+) -> None:
+    parts = tuple(
+        PartProgress(
+            part=replace(source, id=file.key),
+            position_from=None,
+            position_to=file.md5,
+            finished=True,
+            rows=file.items,
+            bytes=path.stat().st_size,
+        )
+        for file, path in zip(batch, paths, strict=True)
+    )
+    # An empty partition's file holds nothing, sometimes not even a gzip header.
+    filled = tuple(str(path) for file, path in zip(batch, paths, strict=True) if file.items)
+    rows = sum(file.items for file in batch)
+    staged = Staged(Shape.EXPORT_LINES, filled, rows, read_at) if filled else None
+    try:
+        run.log.commit(run.model, Commit(epoch, parts, staged))
+    except Terminal as error:
+        for file, path in zip(batch, paths, strict=True):
+            _blame(file, path, error)
+        raise
+
+
+def _blame(file: ExportFile, path: Path, error: Terminal) -> None:
+    """Raises CorruptExport if it is this file that could not be loaded."""
+    try:
+        with gzip.open(path) as lines:
+            found = sum(1 for line in lines if line.strip())
+    except (OSError, EOFError, zlib.error) as broken:
+        raise CorruptExport(
+            f"{file.key} is not a whole gzip file: {broken}.",
+            "It was truncated or altered after the export. Nothing of it was loaded; restore"
+            " it, or start the base again to request a new export.",
+        ) from error
+    if found != file.items:
+        raise CorruptExport(
+            f"{file.key} holds {found} items, but its manifest counts {file.items}.",
+            "It was altered after the export. Nothing of it was loaded; restore it, or start the"
+            " base again to request a new export.",
+        ) from error
+
+
+# ----------------------------------------------------------------------------------- progress
+
+
+class _Meter:
+    """Counts what a base has read and tells, at most once a second. Thread-safe."""
+
+    def __init__(
+        self, run: Bootstrap, parts: int, expected: int, positions: dict[Part, Position]
+    ) -> None:
+        self._run = run
+        self._parts = parts
+        self._expected = expected
+        self._started = run.clock.monotonic()
+        self._shown = self._started
+        self._lock = threading.Lock()
+        self.items = 0
+        self.bytes = 0
+        self.parts_done = sum(
+            position.finished for part, position in positions.items() if part.kind == "base"
+        )
+
+    def add(self, items: int, size: int, *, parts: int) -> None:
+        """Notes what was read."""
+        with self._lock:
+            self.items += items
+            self.bytes += size
+            self.parts_done += parts
+        self.show()
+
+    def show(self, *, last: bool = False) -> None:
+        """Reports progress, unless it just did."""
+        now = self._run.clock.monotonic()
+        if not last and now - self._shown < PROGRESS_SECONDS:
+            return
+        self._shown = now
+        rate = self.items / max(now - self._started, 1e-6)
+        left = max(self._expected - self.items, 0) / rate if rate and self._expected else None
+        self._run.progress(
+            BaseProgress(
+                model=self._run.model,
+                items=self.items,
+                bytes=self.bytes,
+                parts_done=self.parts_done,
+                parts_total=self._parts,
+                expected_items=self._expected,
+                rate=rate,
+                seconds_left=0.0 if last else left,
+            )
+        )

@@ -1,0 +1,78 @@
+"""What capture needs of the world, as protocols: sources/ and lake/ fill them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from tailrace.errors import TailraceError
+from tailrace.model import (
+    Commit,
+    Epoch,
+    ExportFile,
+    ExportManifest,
+    ExportState,
+    Head,
+    RecordPage,
+    ScanPage,
+    Shard,
+    TableDescription,
+)
+
+
+class Clock(Protocol):
+    """The machine's clock, for budgets, rates and waiting, and AWS's, on which the laws rest."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def aws_now(self) -> datetime: ...
+
+
+class Log(Protocol):
+    """The change log and its ledger: tailrace.lake.log.ChangeLog holds the contracts."""
+
+    def head(self, model: str) -> Head: ...
+
+    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int: ...
+
+    def commit(self, model: str, commit: Commit) -> int: ...
+
+
+class Scan(Protocol):
+    """A base by segments: tailrace.sources.scan.TableScan."""
+
+    def page(self, segment: int, segments: int, start: str | None) -> ScanPage: ...
+
+
+class Export(Protocol):
+    """A base by export: tailrace.sources.export.TableExport."""
+
+    @property
+    def adopted(self) -> str | None: ...
+
+    def latest_time(self) -> datetime: ...
+
+    def request(self, table: TableDescription, at: datetime, token: str) -> str: ...
+
+    def state(self, arn: str) -> ExportState: ...
+
+    def failed(self, state: ExportState) -> TailraceError: ...
+
+    def manifest(self, state: ExportState) -> ExportManifest: ...
+
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path: ...
+
+
+class Stream(Protocol):
+    """A source of changes: tailrace.sources.streams.DynamoDbStream."""
+
+    calls: int
+
+    def shards(self, stream_arn: str) -> list[Shard]: ...
+
+    def iterator(self, stream_arn: str, shard: str, after: str | None) -> str: ...
+
+    def read(self, iterator: str, shard: str, limit: int = ...) -> RecordPage: ...

@@ -1,0 +1,271 @@
+"""The engine put together: configured tables, AWS below, the warehouse above.
+
+This is what the CLI and the Dagster assets call. It owns connections and scratch space, and
+leaves the algorithms to capture/.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tailrace.capture import bootstrap, drain
+from tailrace.config import Config, ScanBase, Table
+from tailrace.errors import ConfigError
+from tailrace.lake.log import ChangeLog
+from tailrace.lake.sql import ident
+from tailrace.model import (
+    BASE_COMPLETE,
+    LIVE,
+    BaseResult,
+    DrainResult,
+    Head,
+    TableDescription,
+    TableStatus,
+)
+from tailrace.sources.aws import Aws
+from tailrace.sources.export import TableExport
+from tailrace.sources.scan import TableScan
+from tailrace.sources.streams import DynamoDbStream
+from tailrace.sources.tables import describe_table, require_stream
+
+TABLES_AT_ONCE = 8
+
+# A pass runs at least this often even if nothing is new: coverage has to be proven.
+PROOF_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class WorldClock:
+    """This machine's clock, and AWS's."""
+
+    aws: Aws
+
+    def monotonic(self) -> float:
+        """Seconds of this process."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+    def aws_now(self) -> datetime:
+        """AWS's time."""
+        return self.aws.now()
+
+
+class Engine:
+    """The tables of one tailrace.yaml. Use it as a context manager; its methods may be called
+    from several threads."""
+
+    def __init__(self, config: Config, progress: bootstrap.Progress | None = None) -> None:
+        self.config = config
+        self.stop = threading.Event()
+        self._progress = progress or (lambda _: None)
+        self._aws = Aws(config.aws)
+        self._clock = WorldClock(self._aws)
+        self._log = ChangeLog(config.warehouse)
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"tailrace-{os.getpid()}-"))
+
+    @classmethod
+    def open(cls, config: Config, *, progress: bootstrap.Progress | None = None) -> Engine:
+        """Attaches the warehouse, creating it where it is missing.
+
+        Raises Terminal where it cannot be opened, ConfigError for a bad profile."""
+        return cls(config, progress)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends running work at its next step, closes the warehouse, removes scratch files."""
+        self.stop.set()
+        self._log.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # ---------------------------------------------------------------------------------- work
+
+    def base(self, model: str, *, restart: bool = False) -> BaseResult:
+        """Opens an epoch and reads its base, or goes on with the one that is unfinished.
+
+        A table that is live gets a new epoch: readers go on seeing the old one until the new one
+        is live. With `restart` an unfinished base is given up for a new epoch as well. Blocks
+        until the base is complete; raises what stands in the way, nothing committed is lost."""
+        config = self._table(model)
+        table = describe_table(self._aws, config.name)
+        require_stream(table)
+        with self._folder() as folder:
+            run = bootstrap.Bootstrap(
+                self._log, self._clock, model, folder, self._progress, self.stop
+            )
+            head = self._log.head(model)
+            if restart or not bootstrap.continues(head, table, config.base.method):
+                self._open_epoch(run, config, table)
+                head = self._log.head(model)
+            assert head.epoch is not None
+            if head.epoch.state == BASE_COMPLETE:
+                return BaseResult(
+                    model, head.epoch.number, head.epoch.method, BASE_COMPLETE, 0, 0, 0, 0.0
+                )
+            if isinstance(config.base, ScanBase):
+                consistent = bool(head.epoch.detail["consistent"])
+                scan = TableScan(self._aws, config.name, consistent=consistent)
+                return bootstrap.read_scan(run, scan, table, config.base.max_rcu)
+            export = TableExport(self._aws, config.name, config.base)
+            return bootstrap.read_export(run, export, table)
+
+    def _open_epoch(self, run: bootstrap.Bootstrap, config: Table, table: TableDescription) -> None:
+        if isinstance(config.base, ScanBase):
+            bootstrap.open_scan_epoch(run, table, config.base.segments, config.base.consistent)
+        else:
+            export = TableExport(self._aws, config.name, config.base)
+            bootstrap.open_export_epoch(run, table, export)
+
+    def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
+        """One bounded pass over the stream of each table, tables in parallel.
+
+        A table that fails does not hold up the others: its error stands in its place."""
+
+        def one(model: str) -> DrainResult | Exception:
+            try:
+                return self.drain_table(model)
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="drain") as pool:
+            return dict(zip(models, pool.map(one, models), strict=True))
+
+    def drain_table(self, model: str) -> DrainResult:
+        """One bounded pass over a table's stream; see tailrace.capture.drain.drain."""
+        stream = self._table(model).stream
+        with self._folder() as folder:
+            return drain.drain(
+                self._log,
+                DynamoDbStream(self._aws),
+                self._clock,
+                model,
+                drain.Budget(stream.pass_seconds, int(stream.pass_bytes)),
+                folder,
+                self.stop,
+            )
+
+    def peek(self, models: Sequence[str]) -> dict[str, str]:
+        """For each table, why it is due for a drain, or an empty text. Cheap: no records are
+        kept. A table that cannot be looked at is due, so that the run shows its error."""
+
+        def one(model: str) -> str:
+            try:
+                return drain.due(
+                    self._log, DynamoDbStream(self._aws), self._clock, model, PROOF_SECONDS
+                )
+            except Exception as error:
+                return f"looking at its stream failed: {error}"
+
+        with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="peek") as pool:
+            return dict(zip(models, pool.map(one, models), strict=True))
+
+    # --------------------------------------------------------------------------------- state
+
+    def states(self, models: Sequence[str]) -> dict[str, str]:
+        """The state of each table's newest epoch: none, open, base_complete or live."""
+        heads = {model: self._log.head(model) for model in models}
+        return {model: head.epoch.state if head.epoch else "none" for model, head in heads.items()}
+
+    def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
+        """How each table stands, from the ledger alone: no call to AWS."""
+        names = models or [table.model for table in self.config.tables]
+        return [self._status(self._table(model)) for model in names]
+
+    def unmerged(self, models: Sequence[str]) -> list[str]:
+        """The models whose log holds visible rows that `<model>_latest` has not merged."""
+        return [model for model in models if self._is_unmerged(model)]
+
+    def _is_unmerged(self, model: str) -> bool:
+        head = self._log.head(model)
+        if head.live is None:
+            return False
+        latest = self._log.query(
+            "SELECT count(*) FROM information_schema.tables WHERE table_catalog = 'lake'"
+            " AND table_schema = 'analytics' AND table_name = ?",
+            [f"{model}_latest"],
+        )
+        if not latest[0][0]:
+            return True
+        merged = self._log.query(
+            f"SELECT coalesce(max(_batch), 0) FROM {ident('analytics', f'{model}_latest')}"
+        )[0][0]
+        landed = self._log.query(
+            "SELECT coalesce(max(batch), 0) FROM tailrace.ledger"
+            " WHERE model = ? AND kind = 'stream' AND row_count > 0",
+            [model],
+        )[0][0]
+        went_live = self._log.query(
+            "SELECT coalesce(max(batch), 0) FROM tailrace.epochs WHERE model = ? AND state = ?",
+            [model, LIVE],
+        )[0][0]
+        return bool(max(landed, went_live) > merged)
+
+    def _status(self, table: Table) -> TableStatus:
+        head = self._log.head(table.model)
+        rows = self._log.query(
+            "SELECT coalesce(sum(row_count), 0), coalesce(sum(row_count) FILTER"
+            " (WHERE kind = 'base' AND epoch = ?), 0) FROM tailrace.ledger WHERE model = ?",
+            [head.epoch.number if head.epoch else 0, table.model],
+        )[0]
+        record = head.last_pass
+        done = [at for part, at in head.positions.items() if part.kind == "base"]
+        return TableStatus(
+            model=table.model,
+            table_name=table.name,
+            epoch=head.epoch.number if head.epoch else None,
+            state=head.epoch.state if head.epoch else "none",
+            rows=int(rows[0]),
+            items_read=int(rows[1]),
+            last_pass_at=record.ended_at if record else None,
+            lag_seconds=self._lag(head),
+            shards_open=record.shards_open if record else 0,
+            base_parts_done=sum(at.finished for at in done),
+            base_parts_total=max(_parts_planned(head), len(done)),
+        )
+
+    def _lag(self, head: Head) -> float | None:
+        record = head.last_pass
+        if record is None or not record.complete:
+            return None
+        return (self._clock.aws_now() - record.began_at).total_seconds()
+
+    # ------------------------------------------------------------------------------- helpers
+
+    def _table(self, model: str) -> Table:
+        for table in self.config.tables:
+            if model in (table.model, table.name):
+                return table
+        known = ", ".join(table.model for table in self.config.tables)
+        raise ConfigError(
+            f"{self.config.path}: no table is called {model}; configured are {known}.",
+            "Use one of these, or add it under tables:.",
+        )
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts_planned(head: Head) -> int:
+    return int(head.epoch.detail.get("segments", 0)) if head.epoch else 0

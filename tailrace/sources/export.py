@@ -1,0 +1,243 @@
+"""Point-in-time exports in S3: start or adopt one, read its manifests, fetch its files verified."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from tailrace.config import ExportBase
+from tailrace.errors import AccessDenied, CorruptExport, Retryable, SourceMissing, Terminal
+from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
+from tailrace.sources.aws import Aws, call, code_of, explained
+from tailrace.sources.tables import point_in_time_recovery
+
+COMPLETED = "COMPLETED"
+FAILED = "FAILED"
+
+DOWNLOAD_CHUNK_BYTES = 1024 * 1024
+
+# AWS's docs name the files *.checksum, its own loader reads *.md5; neither is required.
+CHECKSUM_SUFFIXES = (".checksum", ".md5")
+
+FAILURES = {
+    "S3NoSuchBucket": "Create the bucket, or correct base.bucket in tailrace.yaml",
+    "S3AccessDenied": "Allow s3:PutObject, s3:PutObjectAcl and s3:AbortMultipartUpload on the"
+    " bucket for the role or user that requests the export (docs/iam.md)",
+}
+
+
+class _Summary(msgspec.Struct):
+    manifestFilesS3Key: str  # noqa: N815
+    itemCount: int  # noqa: N815
+    outputFormat: str = "DYNAMODB_JSON"  # noqa: N815
+    tableId: str | None = None  # noqa: N815
+    exportTime: datetime | None = None  # noqa: N815
+    exportType: str = "FULL_EXPORT"  # noqa: N815
+
+
+class _File(msgspec.Struct):
+    itemCount: int  # noqa: N815
+    dataFileS3Key: str  # noqa: N815
+    md5Checksum: str | None = None  # noqa: N815
+
+
+class TableExport:
+    """The exports of one table to the bucket its base names."""
+
+    def __init__(self, aws: Aws, table: str, base: ExportBase) -> None:
+        self._aws = aws
+        self._table = table
+        self._base = base
+
+    @property
+    def adopted(self) -> str | None:
+        """The ARN of an export to use instead of requesting one."""
+        return self._base.export_arn
+
+    def latest_time(self) -> datetime:
+        """The latest instant an export can be of, about five minutes ago. Raises Terminal where
+        point-in-time recovery is off."""
+        window = point_in_time_recovery(self._aws, self._table)
+        if window is None:
+            raise pitr_is_off(self._table)
+        return window[1]
+
+    def request(self, table: TableDescription, at: datetime, token: str) -> str:
+        """Requests a full export of the table's state at `at` (whole seconds); returns its ARN.
+
+        The same `token` and arguments give the same export again (8 hours). Raises Terminal where
+        PITR is off, Retryable while PITR has not reached `at`.
+        https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_ExportTableToPointInTime.html
+        """
+        base = self._base
+        encryption: dict[str, Any] = {"S3SseAlgorithm": "AES256"}
+        if base.kms_key_id:
+            encryption = {"S3SseAlgorithm": "KMS", "S3SseKmsKeyId": base.kms_key_id}
+        owner = {"S3BucketOwner": base.bucket_owner} if base.bucket_owner else {}
+        prefix = {"S3Prefix": base.prefix} if base.prefix else {}
+        try:
+            answer = call(
+                self._aws.client("dynamodb").export_table_to_point_in_time,
+                "dynamodb:ExportTableToPointInTime",
+                f"table {table.name} (to bucket {base.bucket})",
+                self._aws.region,
+                TableArn=table.arn,
+                ExportTime=at,
+                ClientToken=token,
+                S3Bucket=base.bucket,
+                ExportFormat="DYNAMODB_JSON",
+                **prefix,
+                **owner,
+                **encryption,
+            )
+        except Terminal as error:
+            raise _export_refused(error, table) or error from error
+        return str(answer["ExportDescription"]["ExportArn"])
+
+    def state(self, arn: str) -> ExportState:
+        """The state of an export. Raises SourceMissing after 90 days, or for an unknown ARN."""
+        description = call(
+            self._aws.client("dynamodb").describe_export,
+            "dynamodb:DescribeExport",
+            f"export {arn}",
+            self._aws.region,
+            ExportArn=arn,
+        )["ExportDescription"]
+        failure = None
+        if description["ExportStatus"] == FAILED:
+            code = description.get("FailureCode") or "no code"
+            failure = f"{code}: {description.get('FailureMessage') or 'no message'}"
+        return ExportState(
+            arn=arn,
+            status=description["ExportStatus"],
+            export_time=description.get("ExportTime"),
+            bucket=description["S3Bucket"],
+            manifest_key=description.get("ExportManifest"),
+            failure=failure,
+        )
+
+    def failed(self, state: ExportState) -> Terminal:
+        """The error of a FAILED export: AWS's reason and what to do about it."""
+        code = (state.failure or "").partition(":")[0]
+        remedy = FAILURES.get(code, "Mend what the reason names")
+        return Terminal(
+            f"The export {state.arn} of table {self._table} to bucket {state.bucket} failed:"
+            f" {state.failure}",
+            f"{remedy}; then start the base again: a new export is requested.",
+        )
+
+    def manifest(self, state: ExportState) -> ExportManifest:
+        """An export's manifests, checked against their checksum files (where there are any) and
+        against each other. Raises CorruptExport."""
+        bucket, summary_key = state.bucket, state.manifest_key or ""
+        summary = _decode(_Summary, self._object(bucket, summary_key), bucket, summary_key)
+        if summary.exportType != "FULL_EXPORT" or summary.outputFormat != "DYNAMODB_JSON":
+            raise Terminal(
+                f"s3://{bucket}/{summary_key} describes a {summary.exportType} in"
+                f" {summary.outputFormat}; expected a FULL_EXPORT in DYNAMODB_JSON.",
+                "Name a full export in base.export_arn, or leave it out.",
+            )
+        body = self._object(bucket, summary.manifestFilesS3Key)
+        lines = [line for line in body.splitlines() if line.strip()]
+        files = tuple(
+            ExportFile(each.dataFileS3Key, each.itemCount, each.md5Checksum)
+            for each in (_decode(_File, line, bucket, summary.manifestFilesS3Key) for line in lines)
+        )
+        total = sum(each.items for each in files)
+        if total != summary.itemCount:
+            raise CorruptExport(
+                f"s3://{bucket}/{summary.manifestFilesS3Key} lists {len(files)} files with {total}"
+                f" items, but manifest-summary.json counts {summary.itemCount}.",
+                "The manifest was altered or cut off. Nothing was loaded; start the base again to"
+                " request a new export.",
+            )
+        return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files)
+
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
+        """Fetches a data file into `folder` and checks its MD5. Raises CorruptExport, and leaves no
+        file behind then."""
+        path = folder / PurePosixPath(file.key).name
+        digest = hashlib.md5(usedforsecurity=False)
+        with explained("s3:GetObject", f"s3://{bucket}/{file.key}", self._aws.region):
+            body = self._aws.client("s3").get_object(Bucket=bucket, Key=file.key)["Body"]
+            with path.open("wb") as out:
+                for chunk in body.iter_chunks(DOWNLOAD_CHUNK_BYTES):
+                    digest.update(chunk)
+                    out.write(chunk)
+        found = base64.b64encode(digest.digest()).decode()
+        if file.md5 and found != file.md5:
+            size = path.stat().st_size
+            path.unlink()
+            raise CorruptExport(
+                f"s3://{bucket}/{file.key} ({size} bytes) has the MD5 {found}, but its manifest"
+                f" says {file.md5}.",
+                "The file was truncated or altered after the export. Nothing of it was loaded;"
+                " restore it, or start the base again to request a new export.",
+            )
+        return path
+
+    def _object(self, bucket: str, key: str) -> bytes:
+        """A manifest's bytes, checked against its checksum file if it has one."""
+        body = self._get(bucket, key)
+        stem = key.removesuffix(".json")
+        for suffix in CHECKSUM_SUFFIXES:
+            try:
+                expected = self._get(bucket, stem + suffix).decode().strip()
+            except (
+                SourceMissing,
+                AccessDenied,
+            ):  # S3 says 403 for a missing key without ListBucket
+                continue
+            found = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+            if found != expected:
+                raise CorruptExport(
+                    f"s3://{bucket}/{key} has the MD5 {found}, but {stem}{suffix} says {expected}.",
+                    "The manifest was altered. Nothing was loaded; request a new export.",
+                )
+            break
+        return body
+
+    def _get(self, bucket: str, key: str) -> bytes:
+        with explained("s3:GetObject", f"s3://{bucket}/{key}", self._aws.region):
+            body: bytes = self._aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+            return body
+
+
+def _export_refused(error: Terminal, table: TableDescription) -> Exception | None:
+    code = code_of(error)
+    if code == "PointInTimeRecoveryUnavailableException":
+        return pitr_is_off(table.name)
+    if code == "InvalidExportTimeException":
+        return Retryable(
+            f"Point-in-time recovery of {table.name} has not reached the export's time yet:"
+            f" {error.message}",
+            "It lags by about five minutes; run again.",
+        )
+    if code == "NoSuchBucket":
+        return SourceMissing(error.message, FAILURES["S3NoSuchBucket"] + ".")
+    return None
+
+
+def pitr_is_off(table: str) -> Terminal:
+    """The refusal of an export where PITR is off, with both ways out."""
+    return Terminal(
+        f"Point-in-time recovery of table {table} is off; an export needs it.",
+        f"Enable it: aws dynamodb update-continuous-backups --table-name {table}"
+        " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true"
+        " — or set base.method: scan.",
+    )
+
+
+def _decode(kind: Any, body: bytes, bucket: str, key: str) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CorruptExport(
+            f"s3://{bucket}/{key} is not the manifest that AWS writes: {error}.",
+            "It was altered or cut off. Nothing was loaded; request a new export.",
+        ) from error

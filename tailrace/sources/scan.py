@@ -1,0 +1,79 @@
+"""A table's items by parallel Scan, page by page, as the raw lines that AWS sent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tailrace.errors import Terminal
+from tailrace.model import ScanPage
+from tailrace.sources.aws import RAW_BODY, Aws, call
+
+
+class _Capacity(msgspec.Struct):
+    CapacityUnits: float = 0.0
+
+
+class _Body(msgspec.Struct):
+    Items: list[msgspec.Raw] = []
+    LastEvaluatedKey: msgspec.Raw | None = None
+    ConsumedCapacity: _Capacity | None = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+class TableScan:
+    """The segments of one table."""
+
+    def __init__(self, aws: Aws, table: str, *, consistent: bool) -> None:
+        self._aws = aws
+        self._table = table
+        self._consistent = consistent
+
+    def page(self, segment: int, segments: int, start: str | None) -> ScanPage:
+        """One page (at most 1 MB before filters) of one segment, from the raw key `start` on.
+
+        https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Scan.html"""
+        answer = call(
+            self._aws.client("dynamodb").scan,
+            "dynamodb:Scan",
+            f"table {self._table}",
+            self._aws.region,
+            TableName=self._table,
+            Segment=segment,
+            TotalSegments=segments,
+            ConsistentRead=self._consistent,
+            ReturnConsumedCapacity="TOTAL",
+            **({"ExclusiveStartKey": typed_key(start)} if start else {}),
+        )
+        body = _decoder.decode(answer[RAW_BODY])
+        return ScanPage(
+            lines=json_lines(body.Items),
+            count=len(body.Items),
+            next_key=bytes(body.LastEvaluatedKey).decode() if body.LastEvaluatedKey else None,
+            capacity_units=body.ConsumedCapacity.CapacityUnits if body.ConsumedCapacity else 0.0,
+            read_at=self._aws.now(),
+        )
+
+
+def json_lines(objects: list[msgspec.Raw]) -> bytes:
+    """Raw JSON objects, one a line. A line feed inside one can only be white space between
+    tokens (strings hold it escaped), so a space stands for it."""
+    if not objects:
+        return b""
+    joined = b"\n".join(objects)
+    if joined.count(b"\n") != len(objects) - 1:
+        joined = b"\n".join(bytes(each).replace(b"\n", b" ") for each in objects)
+    return joined + b"\n"
+
+
+def typed_key(raw: str) -> dict[str, dict[str, str | bytes]]:
+    """boto3's form of a raw key, in which binary values are bytes."""
+    key: dict[str, dict[str, str]] = msgspec.json.decode(raw)
+    typed: dict[str, dict[str, str | bytes]] = {}
+    for name, value in key.items():
+        if len(value) != 1:
+            raise Terminal(f"Not a DynamoDB key: {raw}", "Report this; nothing was lost.")
+        ((kind, text),) = value.items()
+        typed[name] = {kind: msgspec.json.decode(f'"{text}"', type=bytes) if kind == "B" else text}
+    return typed
