@@ -210,8 +210,6 @@ def _name(model: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, default=lambda other: repr(other), ensure_ascii=False)
-    )
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=repr, ensure_ascii=False)
