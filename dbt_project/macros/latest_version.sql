@@ -1,0 +1,103 @@
+{#- The materialization of <model>_latest: the greatest version of each key wins.
+
+    The new rows are worked out beside the table; one MERGE, which compares versions itself, then
+    takes them in. So it may run again, be killed at any point, or meet another merge: an older
+    version never replaces a newer one. A rebuild fills a table beside it and swaps the two. Every
+    write is one short transaction, because a commit by anyone else makes an open one fail. -#}
+
+{%- materialization latest_version, adapter='duckdb' -%}
+    {%- set existing = load_cached_relation(this) -%}
+    {%- set target = this.incorporate(type='table') -%}
+    {%- set rebuild = not modules.re.search('/[*] tailrace: merge to batch [0-9]+ [*]/', sql) -%}
+    {%- if not rebuild and not existing -%}
+        {{ exceptions.raise_compiler_error(this ~ ' vanished while it was being merged.') }}
+    {%- endif -%}
+    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+    {%- if rebuild -%}
+        {%- do rebuild_table(existing, target, sql) -%}
+    {%- else -%}
+        {%- do merge_versions(target, sql) -%}
+    {%- endif -%}
+    {{ run_hooks(post_hooks, inside_transaction=False) }}
+    {{ return({'relations': [target]}) }}
+{%- endmaterialization -%}
+
+{%- macro rebuild_table(existing, target, sql) -%}
+    {%- set fresh = make_intermediate_relation(target) -%}
+    {%- do write_sql('drop table if exists ' ~ fresh) -%}
+    {%- call statement('main', auto_begin=false) -%}
+create table {{ fresh }} as
+{{ sql }}
+    {%- endcall -%}
+    {%- do comment_columns(fresh) -%}
+    {%- call statement('swap', auto_begin=false) -%}
+begin;
+    {%- if existing %}
+drop {{ existing.type }} {{ existing }};
+    {%- endif %}
+alter table {{ fresh }} rename to {{ adapter.quote(target.identifier) }};
+commit;
+    {%- endcall -%}
+{%- endmacro -%}
+
+{%- macro merge_versions(target, sql) -%}
+    {%- set newest = make_temp_relation(target) -%}
+    {%- call statement('newest', auto_begin=false) -%}
+create temporary table {{ newest }} as
+{{ sql }}
+    {%- endcall -%}
+    {%- do add_new_columns(newest, target) -%}
+    {%- call statement('main', auto_begin=false) -%}
+merge into {{ target }} as merged
+using {{ newest }} as newest
+on newest._key = merged._key
+when matched and {{ version_wins('newest._version', 'merged._version') }} then update by name
+when not matched then insert by name
+    {%- endcall -%}
+    {%- do raise_watermark(newest, target) -%}
+    {%- do write_sql('drop table ' ~ newest) -%}
+{%- endmacro -%}
+
+{%- macro add_new_columns(newest, target) -%}
+    {%- set known = relation_columns(target) | map(attribute='name') | map('lower') | list -%}
+    {%- set added = [] -%}
+    {%- for column in relation_columns(newest) if column.name | lower not in known -%}
+        {%- do added.append(column) -%}
+    {%- endfor -%}
+    {%- if added -%}
+        {%- call statement('add_columns', auto_begin=false) -%}
+begin;
+        {%- for column in added %}
+alter table {{ target }} add column {{ adapter.quote(column.name) }} {{ column.type }};
+        {%- endfor %}
+commit;
+        {%- endcall -%}
+        {%- do comment_columns(target) -%}
+        {{ log(target.identifier ~ ' has new columns: ' ~ added | map(attribute='name') | join(', '), info=true) }}
+    {%- endif -%}
+{%- endmacro -%}
+
+{%- macro raise_watermark(newest, target) -%}
+    {#- Where every row of a batch lost, one row carries the batch on, or it would be read for ever -#}
+    {%- set reached = read_json("select to_json({
+        delta: (select max(_batch) from " ~ newest ~ "),
+        merged: (select max(_batch) from " ~ target ~ ")})") -%}
+    {%- if reached.delta and reached.merged and reached.delta > reached.merged -%}
+        {%- do write_sql('update ' ~ target ~ ' set _batch = ' ~ reached.delta
+            ~ ' where _key = (select max(_key) from ' ~ target ~ ')') -%}
+    {%- endif -%}
+{%- endmacro -%}
+
+{%- macro comment_columns(relation) -%}
+    {#- A column that could not keep its attribute's name says in its comment what that is -#}
+    {%- set there = relation_columns(relation) | map(attribute='name') | list -%}
+    {%- for column in merge_plan(this.identifier[:-7]).columns
+            if column.name != column.path and column.name in there -%}
+        {%- do write_sql('comment on column ' ~ relation ~ '.' ~ adapter.quote(column.name)
+            ~ " is 'DynamoDB attribute " ~ column.path | replace("'", "''") ~ "'") -%}
+    {%- endfor -%}
+{%- endmacro -%}
+
+{%- macro write_sql(sql) -%}
+    {%- call statement('write_sql', auto_begin=false) -%}{{ sql }}{%- endcall -%}
+{%- endmacro -%}

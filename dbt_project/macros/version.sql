@@ -1,0 +1,15 @@
+{#- The one place in dbt that knows how a `version` is laid out and what it means: six digits of
+    epoch, one of phase (0 base, 1 stream), forty of position, compared as text. The engine's half
+    is tailrace/lake/version.py, and a test holds the two together. -#}
+
+{%- macro version_wins(candidate, current) -%}
+{{ candidate }} > {{ current }}
+{%- endmacro -%}
+
+{%- macro version_is_base(version) -%}
+substr({{ version }}, 7, 1) = '0'
+{%- endmacro -%}
+
+{%- macro version_floor(epoch) -%}
+'{{ '%06d' % epoch }}{{ '0' * 41 }}'
+{%- endmacro -%}
