@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -31,17 +30,13 @@ from tailrace.errors import ConfigError, TailraceError, Terminal
 from tailrace.model import BaseProgress, DrainResult, TableStatus
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
     from tailrace.config import Config
+    from tailrace.console import Reporter
     from tailrace.starter import Described
     from tailrace.sync import Replicates, SyncResult
 
 DEBUG_VARIABLE = "TAILRACE_DEBUG"
-PROGRESS_LINE_SECONDS = 10.0
 SQL_PAGE_ROWS = 1_000
-PIPED_WIDTH = 10_000  # a table into a pipe or file is never cut to a terminal's width
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 STATUS_KEYS = (
@@ -128,13 +123,7 @@ class _Commands(TyperGroup):
         except Exception as error:
             if isinstance(error, BrokenPipeError) or hasattr(error, "exit_code"):
                 raise  # typer's own: wrong use, Exit, Abort
-            unexpected = TailraceError(
-                f"Unexpected {type(error).__name__}: {error}",
-                f"Run again with {DEBUG_VARIABLE}=1 for the whole trace; if it stays, it is worth "
-                "an issue.",
-            )
-            unexpected.__cause__ = error
-            _explain(unexpected)
+            _explain(_unexpected(error))
             code = FAILED
         _leave_threads_behind(code)
         raise typer.Exit(code)
@@ -285,6 +274,7 @@ def sync(
 
     What the sensor's run does, without a daemon. Kill it at any point and run it again: it goes on
     from what it committed."""
+    from tailrace.console import Reporter
     from tailrace.sync import synchronise
 
     parts: Parts = ctx.obj
@@ -294,7 +284,7 @@ def sync(
     def build(due: Sequence[str]) -> None:
         parts.build(settings, due)
 
-    with _kept_to_stderr(), _Reporter() as reporter, _interruptible(reporter):
+    with _kept_to_stderr(), Reporter() as reporter, _interruptible(reporter):
         opened = parts.engine(settings, reporter.progress)
         with _left_open_while_busy(opened) as engine:
             result = synchronise(
@@ -302,9 +292,10 @@ def sync(
             )
         _summarise(result, models, reporter.tell)
     for error in result.failures.values():
-        _explain(error)
+        _explain(error if isinstance(error, TailraceError) else _unexpected(error))
     if result.failures:
-        raise typer.Exit(FAILED)
+        wrong = all(isinstance(error, ConfigError) for error in result.failures.values())
+        raise typer.Exit(WRONG_USE if wrong else FAILED)
 
 
 @app.command()
@@ -332,7 +323,9 @@ def status(
     if format is StatusFormat.json:
         typer.echo(json.dumps([_status_object(each) for each in lines], indent=2))
     else:
-        _print_status(lines)
+        from tailrace.console import print_status
+
+        print_status(lines)
 
 
 @app.command()
@@ -372,6 +365,7 @@ def sql(
 
 
 def _print_rows(cursor: Any, format: SqlFormat) -> None:
+    from tailrace.console import print_rows
     from tailrace.tabular import TABLE_ROWS_MOST, columns_of, write_csv, write_json
 
     columns = columns_of(cursor.description)
@@ -382,7 +376,7 @@ def _print_rows(cursor: Any, format: SqlFormat) -> None:
     else:
         with _sql_errors_explained():
             rows = cursor.fetchmany(TABLE_ROWS_MOST + 1)
-        _print_table(columns, rows[:TABLE_ROWS_MOST])
+        print_rows(columns, rows[:TABLE_ROWS_MOST])
         if len(rows) > TABLE_ROWS_MOST:
             _note(f"The first {TABLE_ROWS_MOST:,} rows; --format csv or json prints all of them.")
 
@@ -394,75 +388,6 @@ def _rows(cursor: Any) -> Iterator[Sequence[Any]]:
         if not rows:
             return
         yield from rows
-
-
-def _print_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from tailrace.tabular import plain_text
-
-    table = Table()
-    for column in columns:
-        number = column.type.startswith(
-            (
-                "DECIMAL",
-                "DOUBLE",
-                "FLOAT",
-                "BIGINT",
-                "HUGEINT",
-                "INTEGER",
-                "SMALLINT",
-                "TINYINT",
-                "U",
-            )
-        ) and not column.type.startswith(("UUID", "UNION"))
-        table.add_column(Text(column.name), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(
-            *(
-                Text("NULL", style="dim")
-                if value is None
-                else Text(visible(plain_text(value, column)))
-                for value, column in zip(row, columns, strict=True)
-            )
-        )
-    _stdout().print(table)
-
-
-def _print_status(lines: Sequence[TableStatus]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    numbers = ("epoch", "base", "rows", "lag", "open shards")
-    for name in (
-        "table",
-        "model",
-        "epoch",
-        "state",
-        "base",
-        "rows",
-        "last pass",
-        "lag",
-        "open shards",
-    ):
-        table.add_column(name, justify="right" if name in numbers else "left")
-    for each in lines:
-        parts = f"{each.base_parts_done}/{each.base_parts_total}" if each.base_parts_total else "–"
-        cells = (
-            each.table_name,
-            each.model,
-            "–" if each.epoch is None else str(each.epoch),
-            each.state,
-            parts,
-            f"{each.rows:,}",
-            f"{each.last_pass_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if each.last_pass_at else "–",
-            "–" if each.lag_seconds is None else duration(each.lag_seconds),
-            str(each.shards_open),
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    _stdout().print(table)
 
 
 def _status_object(each: TableStatus) -> dict[str, Any]:
@@ -486,93 +411,6 @@ def _describe(last: DrainResult) -> str:
     if last.state == "base_complete":
         return "not live yet, a pass has to reach the tip first (--until-caught-up waits for it)"
     return f"not live yet ({last.state})"
-
-
-def visible(text: str) -> str:
-    """A text whose control characters are spelled out: data must not steer a terminal."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
-    )
-
-
-def duration(seconds: float) -> str:
-    """A length of time as a person says it: 8 s, 3 min, 5.2 h, 2.5 d."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
-
-
-class _Reporter:
-    """Progress on standard error: a bar for each base on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = _stderr()
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> _Reporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._bars is not None:
-                self._bars.stop()
-                self._bars = None
-
-    def tell(self, text: str) -> None:
-        """One line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def progress(self, at: BaseProgress) -> None:
-        """A moment of a base. Called from the engine's threads."""
-        with self._lock:
-            if self._console.is_terminal:
-                self._draw(at)
-            elif self._is_due(at):
-                self.tell(_progress_line(at))
-
-    def _is_due(self, at: BaseProgress) -> bool:
-        now, last = time.monotonic(), self._told.get(at.model)
-        if last is not None and now - last < PROGRESS_LINE_SECONDS:
-            return False
-        self._told[at.model] = now
-        return True
-
-    def _draw(self, at: BaseProgress) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        if self._bars is None:
-            self._bars = Progress(
-                TextColumn("{task.fields[model]}", markup=False),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[detail]}", markup=False),
-                console=self._console,
-            )
-            self._bars.start()
-        total = float(max(at.expected_items, at.items)) if at.expected_items else None
-        if at.model not in self._tasks:
-            self._tasks[at.model] = self._bars.add_task("", total=total, model=at.model, detail="")
-        self._bars.update(
-            self._tasks[at.model], total=total, completed=at.items, detail=_progress_detail(at)
-        )
-
-
-def _progress_line(at: BaseProgress) -> str:
-    return f"{at.model}: {_progress_detail(at)}"
-
-
-def _progress_detail(at: BaseProgress) -> str:
-    of = f" of about {at.expected_items:,}" if at.expected_items else ""
-    left = f", {duration(at.seconds_left)} left" if at.seconds_left is not None else ""
-    return (
-        f"{at.items:,}{of} items, {at.bytes / 10**6:,.1f} MB, parts {at.parts_done}/"
-        f"{at.parts_total}, {at.rate:,.0f} items/s{left}"
-    )
 
 
 # -------------------------------------------------------------------------------------- the rest
@@ -634,8 +472,8 @@ def _kept_to_stderr() -> Iterator[None]:
 def _left_open_while_busy(
     opened: AbstractContextManager[Replicates],
 ) -> Iterator[Replicates]:
-    """Closes the engine unless a base is still being read in its thread: closing would wait for
-    it, or break it loudly. Leaving the process as it stands is safe, as any kill is."""
+    """Closes the engine, unless a base that was told to stop is still being read in its thread:
+    the process is left as it stands then, which is as safe as any kill."""
     engine = opened.__enter__()
     try:
         yield engine
@@ -645,7 +483,7 @@ def _left_open_while_busy(
 
 
 @contextlib.contextmanager
-def _interruptible(reporter: _Reporter) -> Iterator[None]:
+def _interruptible(reporter: Reporter) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -678,19 +516,18 @@ def _explain(error: TailraceError) -> None:
 
 
 def _note(text: str, style: str = "") -> None:
-    _stderr().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    from tailrace.console import note
+
+    note(text, style)
 
 
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _stdout() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+def _unexpected(error: Exception) -> TailraceError:
+    explained = TailraceError(
+        f"Unexpected {type(error).__name__}: {error}",
+        f"Run again with {DEBUG_VARIABLE}=1 for the trace; if it stays, it is worth an issue.",
+    )
+    explained.__cause__ = error
+    return explained
 
 
 def _debugging() -> bool:

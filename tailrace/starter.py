@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import yaml
 
 from tailrace.config import model_name
+from tailrace.errors import Terminal
 from tailrace.model import TableDescription
+from tailrace.sources.tables import require_stream
 
 RCU_BYTES = 4096  # an eventually consistent read of 4 KB costs half a unit
-USABLE_VIEWS = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
 
 HEAD = """\
 # Tailrace: which DynamoDB tables, into which warehouse. Keys that are commented out show their
@@ -65,18 +66,10 @@ def starter(
 
 def warnings(each: Described) -> list[str]:
     """What has to be done before this table can be replicated, if anything."""
-    table = each.table
-    enable = (
-        f"aws dynamodb update-table --table-name {table.name} --stream-specification "
-        "StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES"
-    )
-    if table.stream_arn is None:
-        return [f"{table.name} has no stream. Enable one: {enable}"]
-    if table.view_type not in USABLE_VIEWS:
-        return [
-            f"The stream of {table.name} is {table.view_type}, which does not carry new items. "
-            f"Disable it, then: {enable}"
-        ]
+    try:
+        require_stream(each.table)
+    except Terminal as error:
+        return [f"{error.message} {error.remedy}"]
     return []
 
 

@@ -18,15 +18,18 @@ from tailrace.model import BaseResult, DrainResult, TableStatus
 DRAIN_EVERY_SECONDS = 60.0  # streams keep 24 hours: a base of any length needs drains beside it
 REST_SECONDS_MOST = 10.0  # between passes that found nothing, e.g. while a child shard appears
 FRUITLESS_PASSES_MOST = 60
+STOP_SECONDS = 10.0  # a base that is told to stop gets this long to finish its page
 LIVE = "live"
 NEEDS_BASE = ("none", "open")
 
 
 class Replicates(Protocol):
-    """What synchronising asks of `tailrace.engine.Engine`."""
+    """What synchronising asks of `tailrace.engine.Engine`. `stop` ends its work early."""
 
-    def base(self, model: str, restart: bool = False) -> BaseResult: ...
-    def drain(self, models: Sequence[str]) -> Mapping[str, DrainResult]: ...
+    @property
+    def stop(self) -> threading.Event: ...
+    def base(self, model: str) -> BaseResult: ...
+    def drain(self, models: Sequence[str]) -> Mapping[str, DrainResult | Exception]: ...
     def status(self, models: Sequence[str] | None = None) -> Sequence[TableStatus]: ...
     def unmerged(self, models: Sequence[str]) -> Sequence[str]: ...
 
@@ -34,13 +37,13 @@ class Replicates(Protocol):
 @dataclass
 class SyncResult:
     """What was done: bases read, each model's last pass and the rows of all of them, models
-    built, and what failed for which model."""
+    built, and what failed, and is not mended since, for which model."""
 
     bases: dict[str, BaseResult] = field(default_factory=dict)
     passes: dict[str, DrainResult] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     built: tuple[str, ...] = ()
-    failures: dict[str, TailraceError] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def synchronise(
     `until_caught_up`, passes until each is live and a pass begun here reached the tip), then the
     models that have unmerged rows.
 
-    A table whose base fails is left out of the rest and stands in `failures`; the others go on.
-    Raises what `drain` and `build` raise, once retrying is of no use."""
+    A table that fails is left out of the rest and stands in `failures`; the others go on, and
+    their models are built. Raises what `build` raises."""
     pace = pace or Pace()
     result = SyncResult()
     _read_bases(engine, models, result, tell, pace)
@@ -75,7 +78,8 @@ def synchronise(
         _catch_up(engine, going, result, tell, pace)
     elif going:
         _pass(engine, going, result)
-    due = list(engine.unmerged(going)) if going else []
+    due = [model for model in going if model not in result.failures]
+    due = list(engine.unmerged(due)) if due else []
     if due:
         tell(f"Building the models of {', '.join(due)}")
         build(due)
@@ -102,11 +106,16 @@ def _read_bases(
         return
     reading = _Bases(engine, due, result, tell)
     reading.start()
-    while True:
-        reading.join(pace.drain_every_seconds)
-        if not reading.is_alive():
-            break
-        _drain_beside(engine, models, result, tell)
+    try:
+        while True:
+            reading.join(pace.drain_every_seconds)
+            if not reading.is_alive():
+                break
+            _drain_beside(engine, models, result, tell)
+    except BaseException:
+        engine.stop.set()
+        reading.join(STOP_SECONDS)
+        raise
     if reading.broken is not None:
         raise reading.broken
 
@@ -138,7 +147,8 @@ class _Bases(threading.Thread):
             base = self._engine.base(model)
         except TailraceError as error:
             self._result.failures[model] = error
-            self._tell(f"{model}: the base failed: {error.message}")
+            if not self._engine.stop.is_set():
+                self._tell(f"{model}: the base failed: {error.message}")
         else:
             self._result.bases[model] = base
             self._tell(
@@ -153,19 +163,24 @@ def _drain_beside(
     begun = [model for model in begun if model not in result.failures]
     if not begun:
         return
-    try:
-        _pass(engine, begun, result)
-    except Retryable as error:
-        tell(f"A pass beside the base failed and is tried again in a minute: {error.message}")
+    for model, error in _pass(engine, begun, result).items():
+        del result.failures[model]  # the passes after the base decide
+        tell(f"{model}: a pass beside the base failed, the next is in a minute: {error}")
 
 
-def _pass(engine: Replicates, models: Sequence[str], result: SyncResult) -> int:
-    """One pass over the streams of `models`; how many rows it landed."""
-    passes = engine.drain(models)
-    for model, last in passes.items():
-        result.passes[model] = last
-        result.rows[model] = result.rows.get(model, 0) + last.rows
-    return sum(last.rows for last in passes.values())
+def _pass(engine: Replicates, models: Sequence[str], result: SyncResult) -> dict[str, Exception]:
+    """One pass over the streams of `models`. What failed is returned and stands in `failures`,
+    where a pass that succeeds removes it."""
+    failed: dict[str, Exception] = {}
+    for model, outcome in engine.drain(models).items():
+        if isinstance(outcome, Exception):
+            failed[model] = outcome
+            continue
+        result.failures.pop(model, None)
+        result.passes[model] = outcome
+        result.rows[model] = result.rows.get(model, 0) + outcome.rows
+    result.failures.update(failed)
+    return failed
 
 
 def _catch_up(
@@ -180,34 +195,35 @@ def _catch_up(
     behind = list(models)
     fruitless = 0
     while behind:
-        try:
-            rows = _pass(engine, behind, result)
-            behind = [model for model in behind if not caught_up(result.passes.get(model))]
-            trouble = ""
-        except Retryable as error:
-            rows, trouble = 0, error.message
-            tell(f"A pass failed and is tried again: {trouble}")
+        before = sum(result.rows.values())
+        failed = _pass(engine, behind, result)
+        rows = sum(result.rows.values()) - before
+        for model, error in failed.items():
+            tell(f"{model}: a pass failed: {error}")
+        behind = [model for model in behind if _goes_on(model, result, failed)]
         fruitless = 0 if rows else fruitless + 1
-        if not behind:
+        if behind and fruitless >= FRUITLESS_PASSES_MOST:
+            result.failures.update({model: _stuck(model, result) for model in behind})
             return
-        if fruitless >= FRUITLESS_PASSES_MOST:
-            raise _stuck(behind, result, trouble)
-        if fruitless:
+        if behind and fruitless:
             pace.sleep(min(0.5 * 2 ** min(fruitless, 10), pace.rest_seconds_most))
-        else:
+        elif behind:
             tell(f"Still behind: {', '.join(behind)} ({rows:,} changes in this pass)")
 
 
-def _stuck(behind: Sequence[str], result: SyncResult, trouble: str) -> Retryable:
-    states = ", ".join(
-        f"{model} ({last.state}, {last.shards_open} open shards)"
-        if (last := result.passes.get(model))
-        else model
-        for model in behind
-    )
+def _goes_on(model: str, result: SyncResult, failed: Mapping[str, Exception]) -> bool:
+    if model in failed:
+        return isinstance(failed[model], Retryable)
+    return not caught_up(result.passes.get(model))
+
+
+def _stuck(model: str, result: SyncResult) -> Retryable:
+    last = result.passes.get(model)
+    state = f" It is {last.state}, with {last.shards_open} open shards." if last else ""
+    trouble = result.failures.get(model)
     why = f" The last pass failed: {trouble}" if trouble else ""
     return Retryable(
-        f"{FRUITLESS_PASSES_MOST} passes found nothing new, and yet did not reach the tip of the "
-        f"stream of {states}.{why}",
+        f"{model}: {FRUITLESS_PASSES_MOST} passes found nothing new, and yet did not reach the "
+        f"tip of its stream.{state}{why}",
         "Look at `tailrace status`; run the command again, it goes on where it stopped.",
     )

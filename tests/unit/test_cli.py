@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,9 +20,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tailrace.cli import OnProgress, Parts, app, duration
-from tailrace.config import Config
-from tailrace.errors import Terminal
+from tailrace.cli import OnProgress, Parts, app
+from tailrace.config import Config, load_config
+from tailrace.console import duration
+from tailrace.errors import Gap, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
 
@@ -45,8 +47,9 @@ class FakeEngine:
 
     def __init__(self, parts: FakeParts, progress: OnProgress | None) -> None:
         self.parts, self.progress = parts, progress
+        self.stop = threading.Event()
 
-    def base(self, model: str, restart: bool = False) -> BaseResult:
+    def base(self, model: str) -> BaseResult:
         if self.parts.base_fails:
             raise Terminal("No such bucket: b.", "Make the bucket.")
         if self.progress:
@@ -54,10 +57,9 @@ class FakeEngine:
                 self.progress(BaseProgress(model, items, items * 100, 1, 8, 20_000, 4e3, 3.0))
         return BaseResult(model, 1, "scan", "base_complete", 20_000, 2_000_000, 8, 5.0)
 
-    def drain(self, models: Sequence[str]) -> dict[str, DrainResult]:
-        return {
-            model: DrainResult(model, 1, "live", rows=345, reached_tip=True) for model in models
-        }
+    def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
+        done = DrainResult("orders", 1, "live", rows=345, reached_tip=True)
+        return {model: self.parts.pass_fails.get(model) or done for model in models}
 
     def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
         state = (
@@ -76,6 +78,7 @@ class FakeParts(Parts):
 
     def __init__(self, *, has_base: bool = False, base_fails: bool = False) -> None:
         self.has_base, self.base_fails = has_base, base_fails
+        self.pass_fails: dict[str, Exception | None] = {}
         self.built: list[str] = []
         self.differing: list[Path] = []
 
@@ -100,15 +103,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def warehouse(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real DuckLake with one model in it."""
-    connection = connect(FakeParts().config(None).warehouse)
+    folder = tmp_path_factory.mktemp("lake")
+    (folder / "tailrace.yaml").write_text("tables:\n  - name: Orders\n")
+    connection = connect(load_config(folder / "tailrace.yaml").warehouse)
     connection.execute("CREATE SCHEMA analytics")
     connection.execute("CREATE TABLE analytics.orders (pk VARCHAR, total DECIMAL(38, 2))")
     connection.execute("INSERT INTO analytics.orders VALUES ('a', 1.50), ('b,\"\n', NULL)")
     connection.close()
     return folder
+
+
+@pytest.fixture
+def warehouse(lake: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(lake)
+    return lake
 
 
 def run(*words: str, parts: Parts | None = None, input: str | None = None) -> Result:
@@ -184,6 +195,16 @@ def test_a_failed_base_exits_1_with_message_and_remedy_and_no_trace(folder: Path
     assert "Traceback" not in result.stderr
 
 
+def test_a_failed_pass_exits_1_after_the_other_tables_were_done(folder: Path) -> None:
+    (folder / "tailrace.yaml").write_text("tables: [{name: Orders}, {name: customers}]")
+    parts = FakeParts(has_base=True)
+    parts.pass_fails = {"orders": Gap("Records were lost.", "Repair it."), "customers": None}
+    result = run("sync", parts=parts)
+    assert result.exit_code == 1
+    assert parts.built == ["customers"]
+    assert "Error: Records were lost.\nWhat to do: Repair it.\n" in result.stderr
+
+
 def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) -> None:
     script = f"""
         import sys, threading, time
@@ -191,12 +212,13 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
         import tailrace.sync
         from tests.unit.test_cli import FakeEngine, FakeParts
         from tailrace.cli import app
-        from tailrace.errors import Terminal
+        from tailrace.errors import Gap, Terminal
 
         tailrace.sync.Pace.__init__.__defaults__ = (0.1, 1.0, time.sleep)
+        tailrace.sync.STOP_SECONDS = 0.1
 
         class Slow(FakeEngine):
-            def base(self, model, restart=False):
+            def base(self, model):
                 holder = threading.Thread(target=time.sleep, args=(60,))
                 holder.start()
                 holder.join()

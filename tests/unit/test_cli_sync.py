@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
-from tailrace.errors import Retryable, Terminal
+from tailrace.errors import Gap, Retryable, Terminal
 from tailrace.model import BaseResult, DrainResult, TableStatus
 from tailrace.sync import FRUITLESS_PASSES_MOST, Pace, SyncResult, synchronise
 
@@ -26,7 +26,7 @@ class Script:
     def __init__(
         self,
         tables: dict[str, TableStatus],
-        passes: Iterable[dict[str, DrainResult] | Exception] = (),
+        passes: Iterable[Mapping[str, DrainResult | Exception]] = (),
         unmerged: Sequence[str] = (),
     ) -> None:
         self.tables = {name: replace(each, model=name) for name, each in tables.items()}
@@ -34,24 +34,25 @@ class Script:
         self.due = list(unmerged)
         self.diary: list[str] = []
         self.failing: dict[str, Exception] = {}
+        self.stop = threading.Event()
         self.base_waits_for = threading.Event()
         self.base_waits_for.set()
 
-    def base(self, model: str, restart: bool = False) -> BaseResult:
+    def base(self, model: str) -> BaseResult:
         self.tables[model] = replace(self.tables[model], epoch=1, state="open")
-        assert self.base_waits_for.wait(10)
+        while not self.base_waits_for.wait(0.01):
+            if self.stop.is_set():
+                raise Retryable("stopped")
         if model in self.failing:
             raise self.failing[model]
         self.diary.append(f"base {model}")
         self.tables[model] = replace(self.tables[model], epoch=1, state="base_complete")
         return replace(BASE, model=model)
 
-    def drain(self, models: Sequence[str]) -> dict[str, DrainResult]:
+    def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
         self.diary.append(f"drain {' '.join(models)}")
         played = self.passes.pop(0)
-        if isinstance(played, Exception):
-            raise played
-        return {name: replace(played[name], model=name) for name in models}
+        return {name: played[name] for name in models}
 
     def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
         return [each for name, each in self.tables.items() if models is None or name in models]
@@ -101,7 +102,9 @@ def test_the_streams_are_drained_while_a_long_base_is_read() -> None:
 
     drain = engine.drain
 
-    def third_drain_lets_the_base_end(models: Sequence[str]) -> dict[str, DrainResult]:
+    def third_drain_lets_the_base_end(
+        models: Sequence[str],
+    ) -> dict[str, DrainResult | Exception]:
         result = drain(models)
         if len([line for line in engine.diary if line.startswith("drain")]) == 3:
             engine.base_waits_for.set()
@@ -139,7 +142,7 @@ def test_a_pass_beside_the_base_does_not_count_as_caught_up() -> None:
     engine = Script({"orders": NONE, "customers": LIVE})
     engine.base_waits_for.clear()
 
-    def drain(models: Sequence[str]) -> dict[str, DrainResult]:
+    def drain(models: Sequence[str]) -> dict[str, DrainResult | Exception]:
         engine.diary.append(f"drain {' '.join(models)}")
         engine.base_waits_for.set()
         orders = TIP if "base orders" in engine.diary else BEHIND
@@ -152,16 +155,32 @@ def test_a_pass_beside_the_base_does_not_count_as_caught_up() -> None:
 
 
 def test_a_retryable_failure_does_not_end_catching_up() -> None:
-    engine = Script({"orders": LIVE}, [Retryable("throttled"), {"orders": TIP}])
-    run(engine, until_caught_up=True)
+    engine = Script({"orders": LIVE}, [{"orders": Retryable("throttled")}, {"orders": TIP}])
+    result = run(engine, until_caught_up=True)
     assert engine.diary == ["drain orders", "drain orders"]
+    assert result.failures == {}
+
+
+def test_a_failed_pass_does_not_hold_up_the_other_tables_and_their_models() -> None:
+    passes = [{"orders": Gap("lost"), "customers": BEHIND}, {"customers": TIP}]
+    engine = Script({"orders": LIVE, "customers": LIVE}, passes, ["orders", "customers"])
+    result = run(engine, until_caught_up=True)
+    assert engine.diary == ["drain orders customers", "drain customers", "build customers"]
+    assert [str(error) for error in result.failures.values()] == ["lost"]
+
+
+def test_a_failed_single_pass_is_a_failure_even_if_another_try_could_help() -> None:
+    engine = Script({"orders": LIVE}, [{"orders": Retryable("throttled")}], ["orders"])
+    result = run(engine)
+    assert engine.diary == ["drain orders"]
+    assert list(result.failures) == ["orders"]
 
 
 def test_catching_up_gives_up_where_no_pass_gets_further() -> None:
     stuck = replace(BEHIND, rows=0, shards_open=4)
     engine = Script({"orders": LIVE}, [{"orders": stuck}] * 1000)
-    with pytest.raises(Retryable, match=r"orders \(base_complete, 4 open shards\)"):
-        run(engine, until_caught_up=True)
+    result = run(engine, until_caught_up=True)
+    assert "It is base_complete, with 4 open shards." in str(result.failures["orders"])
     assert len(engine.diary) == FRUITLESS_PASSES_MOST
 
 
@@ -185,3 +204,31 @@ def test_a_bug_in_the_base_is_not_swallowed() -> None:
     engine.failing["orders"] = ZeroDivisionError("bug")
     with pytest.raises(ZeroDivisionError):
         run(engine)
+
+
+def test_a_failed_pass_beside_a_base_is_told_and_mended_by_the_next() -> None:
+    engine = Script({"orders": NONE}, [{"orders": Terminal("no")}, {"orders": TIP}])
+    engine.base_waits_for.clear()
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        engine.base_waits_for.set()
+
+    result = synchronise(engine, lambda _: None, ["orders"], tell=tell, pace=Pace(0.01))
+    assert told[0] == "orders: a pass beside the base failed, the next is in a minute: no"
+    assert result.failures == {}
+
+
+def test_an_interruption_stops_the_base_before_it_goes_on_its_way() -> None:
+    engine = Script({"orders": NONE})
+    engine.base_waits_for.clear()
+
+    def interrupted(models: Sequence[str]) -> dict[str, DrainResult | Exception]:
+        raise KeyboardInterrupt
+
+    engine.drain = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, seconds=0.01)
+    assert engine.stop.is_set()
+    assert "bases" not in [thread.name for thread in threading.enumerate()]

@@ -1,0 +1,169 @@
+"""What a person watching sees: lines and progress bars on standard error, tables on standard
+output. What is shown, and when, is left to the commands.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from tailrace.model import BaseProgress, TableStatus
+from tailrace.tabular import Column, plain_text
+
+PROGRESS_LINE_SECONDS = 10.0
+PIPED_WIDTH = 10_000  # a table into a pipe or file is never cut to a terminal's width
+NOT_KNOWN = "–"
+NUMBER = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|DECIMAL\(.*\)|DOUBLE|FLOAT)")
+
+
+def standard_error() -> Console:
+    """Where everything goes that is not data."""
+    return Console(stderr=True)
+
+
+def standard_output() -> Console:
+    """Where data goes: as wide as it is, unless a terminal limits it."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+
+
+def note(text: str, style: str = "") -> None:
+    """One line, or what is given, on standard error, as it stands."""
+    standard_error().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    """A query's result as a table on standard output."""
+    table = Table()
+    for column in columns:
+        side: Literal["left", "right"] = "right" if NUMBER.fullmatch(column.type) else "left"
+        table.add_column(Text(visible(column.name)), justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row, columns))
+    standard_output().print(table)
+
+
+def _cell(value: Any, column: Column) -> Text:
+    if value is None:
+        return Text("NULL", style="dim")
+    return Text(visible(plain_text(value, column)))
+
+
+def print_status(lines: Sequence[TableStatus]) -> None:
+    """How the tables stand, as a table on standard output."""
+    table = Table()
+    for name in ("table", "model", "epoch", "state", "base", "rows", "last pass", "lag", "shards"):
+        is_number = name in ("epoch", "base", "rows", "lag", "shards")
+        table.add_column(name, justify="right" if is_number else "left")
+    for each in lines:
+        table.add_row(*map(Text, _status_cells(each)))
+    standard_output().print(table)
+
+
+def _status_cells(each: TableStatus) -> Sequence[str]:
+    at = each.last_pass_at
+    return (
+        each.table_name,
+        each.model,
+        NOT_KNOWN if each.epoch is None else str(each.epoch),
+        each.state,
+        f"{each.base_parts_done}/{each.base_parts_total}" if each.base_parts_total else NOT_KNOWN,
+        f"{each.rows:,}",
+        f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if at else NOT_KNOWN,
+        NOT_KNOWN if each.lag_seconds is None else duration(each.lag_seconds),
+        str(each.shards_open),
+    )
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are spelled out: data must not steer a terminal."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it: 8 s, 3 min, 5.2 h, 2.5 d."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
+
+
+class Reporter:
+    """Progress on standard error: a bar for each base on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = standard_error()
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+
+    def tell(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, at: BaseProgress) -> None:
+        """A moment of a base. Called from the engine's threads."""
+        with self._lock:
+            if self._console.is_terminal:
+                self._draw(at)
+            elif self._is_due(at):
+                self.tell(_progress_line(at))
+
+    def _is_due(self, at: BaseProgress) -> bool:
+        now, last = time.monotonic(), self._told.get(at.model)
+        if last is not None and now - last < PROGRESS_LINE_SECONDS:
+            return False
+        self._told[at.model] = now
+        return True
+
+    def _draw(self, at: BaseProgress) -> None:
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.fields[model]}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[detail]}", markup=False),
+                console=self._console,
+            )
+            self._bars.start()
+        total = float(max(at.expected_items, at.items)) if at.expected_items else None
+        if at.model not in self._tasks:
+            self._tasks[at.model] = self._bars.add_task("", total=total, model=at.model, detail="")
+        self._bars.update(
+            self._tasks[at.model], total=total, completed=at.items, detail=_progress_detail(at)
+        )
+
+
+def _progress_line(at: BaseProgress) -> str:
+    return f"{at.model}: {_progress_detail(at)}"
+
+
+def _progress_detail(at: BaseProgress) -> str:
+    of = f" of about {at.expected_items:,}" if at.expected_items else ""
+    left = f", {duration(at.seconds_left)} left" if at.seconds_left is not None else ""
+    return (
+        f"{at.items:,}{of} items, {at.bytes / 10**6:,.1f} MB, parts {at.parts_done}/"
+        f"{at.parts_total}, {at.rate:,.0f} items/s{left}"
+    )
