@@ -188,8 +188,8 @@ class Staged:
 @dataclass(frozen=True)
 class Commit:
     """Everything that becomes true at once. It succeeds only while `epoch` is still the table's
-    newest, in the state it has here, and every part still stands at its `position_from`.
-    `state` moves the epoch on (base_complete, live) in the same commit."""
+    newest and every part still stands at its `position_from`; base rows and a new `state`
+    (base_complete, live) also need the epoch to be in the state it has here."""
 
     epoch: Epoch
     parts: tuple[PartProgress, ...] = ()
