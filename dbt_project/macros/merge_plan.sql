@@ -59,7 +59,7 @@
                       from " ~ epochs ~ "
                       where model = '" ~ model ~ "' and state = 'live' group by epoch, kind)),
             key: (
-                select list_transform(key_schema::json[], part -> part->>'name')
+                select json_extract_string(key_schema, '$[*].name')
                 from " ~ tables ~ " where model = '" ~ model ~ "' order by batch desc limit 1),
             attributes: (
                 select list({path: path, type: type, integer_digits: integer_digits, scale: scale}

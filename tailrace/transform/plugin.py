@@ -13,63 +13,83 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
-from duckdb import DuckDBPyConnection
 
-from tailrace.config import CONFIG_VARIABLE, DEFAULT_FILE, Config, config_path, load_config
-from tailrace.lake.attach import attach_sql, load_extensions
+from tailrace.config import CONFIG_VARIABLE, DEFAULT_FILE, Config, Warehouse, load_config
+from tailrace.lake.attach import CATALOG, attach_sql, load_extensions
+
+# All connections of this name are one DuckDB in this process (profiles.yml has it too): loading
+# the extensions, whose signatures are checked, takes longer than a small merge.
+INSTANCE = ":memory:tailrace"
 
 _given: Config | None = None
 
 
 @contextmanager
-def using(config: Config) -> Iterator[None]:
-    """Makes dbt in this process work on the warehouse of `config`, whatever the environment
-    says. One at a time in a process: `runner` sees to that."""
+def working_on(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Makes dbt in this process work on the warehouse of `config`, whatever the environment says,
+    and yields a connection of the DuckDB it will use. One at a time in a process: `runner` sees
+    to that. Raises duckdb.Error where the warehouse cannot be opened."""
     global _given
     before, _given = _given, config
+    con = duckdb.connect(INSTANCE, config=_settings(config.warehouse))
     try:
-        yield
+        _attach(con, config.warehouse)
+        yield con
     finally:
+        con.close()
         _given = before
+
+
+def _settings(warehouse: Warehouse) -> dict[str, Any]:
+    settings = {
+        "autoinstall_known_extensions": "false",
+        "memory_limit": warehouse.memory_limit,
+        "temp_directory": os.path.join(tempfile.gettempdir(), f"tailrace-{os.getpid()}"),
+    }
+    if warehouse.threads:
+        settings["threads"] = str(warehouse.threads)
+    return settings
+
+
+def _attach(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+    there = con.execute(
+        "SELECT count(*) FROM duckdb_databases() WHERE database_name = ?", [CATALOG]
+    ).fetchone()
+    if there and there[0]:
+        return
+    con.execute("SET preserve_insertion_order = false")
+    load_extensions(con, warehouse)
+    # A commit by anyone else makes a merge fail and be tried again, as in lake.log: so two merges
+    # can never both insert the same new key.
+    con.execute("SET ducklake_max_retry_count = 0")
+    con.execute(attach_sql(warehouse))
 
 
 def _config() -> Config:
     if _given is not None:
         return _given
-    return load_config(_config_file())
-
-
-def _config_file() -> Path:
-    if not os.environ.get(CONFIG_VARIABLE) and not Path(DEFAULT_FILE).exists():
-        beside = Path("..") / DEFAULT_FILE
-        if beside.exists():
-            return beside
-    return config_path(None)
+    beside = Path("..") / DEFAULT_FILE
+    by_hand = not os.environ.get(CONFIG_VARIABLE) and not Path(DEFAULT_FILE).exists()
+    return load_config(beside if by_hand and beside.exists() else None)
 
 
 class Plugin(BasePlugin):
     """dbt-duckdb calls the methods in this order, once for the instance and once a cursor."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
+        """Reads tailrace.yaml; raises ConfigError where it is missing or wrong."""
         self._warehouse = _config().warehouse
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
-        """The same instance settings as the engine's own connections."""
-        config["autoinstall_known_extensions"] = "false"
-        config["memory_limit"] = self._warehouse.memory_limit
-        config["temp_directory"] = os.path.join(tempfile.gettempdir(), f"tailrace-{os.getpid()}")
-        if self._warehouse.threads:
-            config["threads"] = str(self._warehouse.threads)
+        """Bounds the instance's memory, as everywhere else."""
+        config.update(_settings(self._warehouse))
 
-    def configure_connection(self, conn: DuckDBPyConnection) -> None:
-        """Loads the extensions and attaches the lake. A commit by anyone else makes a merge
-        fail and be tried again, instead of being merged with it: see `lake.log`."""
-        conn.execute("SET preserve_insertion_order = false")
-        load_extensions(conn, self._warehouse)
-        conn.execute("SET ducklake_max_retry_count = 0")
-        conn.execute(attach_sql(self._warehouse))
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        """Attaches the lake, unless `working_on` has."""
+        _attach(conn, self._warehouse)
 
-    def configure_cursor(self, cursor: DuckDBPyConnection) -> None:
+    def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Session settings are not inherited by cursors."""
         cursor.execute("SET TimeZone = 'UTC'")

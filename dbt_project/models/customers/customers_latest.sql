@@ -1,0 +1,2 @@
+{{ config(materialized='latest_version', unique_key='_key') }}
+{{ latest_state('customers') }}

@@ -1,0 +1,2 @@
+{{ config(materialized='view') }}
+{{ staged_changes('customers') }}

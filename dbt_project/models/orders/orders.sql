@@ -1,0 +1,2 @@
+{{ config(materialized='view') }}
+{{ public_state('orders') }}

@@ -1,0 +1,453 @@
+"""Runs dbt in this process, on the models of some tables, and explains what went wrong.
+
+Starting dbt is the dearest part of a busy minute, so it is imported late, keeps its manifest
+between calls, and is asked for what is needed only: <model>_latest each time, the views when they
+are missing or their code changed. What the models do is in dbt_project/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from tailrace.config import Config
+from tailrace.errors import ConfigError, Retryable, TailraceError, Terminal
+from tailrace.lake.attach import CATALOG, sqlite_path, without_password
+from tailrace.lake.log import is_lost_race
+from tailrace.lake.schema import ANALYTICS, CHANGES
+from tailrace.lake.sql import ident
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+BUILD_ATTEMPTS = 8
+BUILD_WAIT_SECONDS = 0.2
+BUILD_WAIT_MAX_SECONDS = 5.0
+LOCK_WAIT_SECONDS = 30.0
+
+# What a manifest is made from; target/ and logs/ are not.
+PROJECT_FOLDERS = ("macros", "models", "tests", "seeds", "snapshots", "analyses")
+
+_one_dbt_at_a_time = threading.RLock()
+_manifests: dict[Path, tuple[str, Manifest]] = {}
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What dbt did with one model or test. `status` is dbt's: success, error, fail, warn, pass,
+    skipped. `rows` is what a merge brought in, where it is known."""
+
+    name: str
+    status: str
+    seconds: float
+    rows: int | None = None
+    message: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """True for what stops a build; a warning does not."""
+        return self.status in ("error", "fail", "runtime error", "partial success")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a call to `build` did. `notes` is what dbt had to say (new columns, rebuilds),
+    `attempts` how often the warehouse was asked, `seconds` all of it."""
+
+    nodes: tuple[NodeResult, ...] = ()
+    failures: tuple[TailraceError, ...] = ()
+    notes: tuple[str, ...] = ()
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def raise_failures(self) -> None:
+        """Raises the first failure, if there is one, with all of them in its message."""
+        if not self.failures:
+            return
+        first = self.failures[0]
+        message = "\n".join(failure.message for failure in self.failures)
+        raise type(first)(message, first.remedy)
+
+
+def build(config: Config, models: Sequence[str], *, tests: bool = False) -> BuildResult:
+    """Brings the dbt models of the named tables up to date with the change log, and with `tests`
+    runs their data tests.
+
+    A table without a change log yet is left out. Database errors stand in `failures`, one a
+    model; a warehouse that stays busy is Retryable there. Raises ConfigError where the dbt files
+    are missing, Terminal where dbt cannot read them."""
+    begun = time.monotonic()
+    _require_files(config, models)
+    with _working_on(config) as con:
+        state = _warehouse_state(con, models)
+        fingerprint = _fingerprint(config)
+        nodes = _due(config, models, state, fingerprint)
+        if not nodes:
+            return BuildResult(seconds=time.monotonic() - begun)
+        result = _run_until_settled(config, nodes)
+        built = {node.name for node in result.nodes if not node.failed and node.status != "skipped"}
+        _remember_built(config, [m for m in models if set(_chain(m)) <= built], fingerprint)
+        if tests and not result.failures:
+            tested = _invoke(config, ["test", "--select", *_nodes_of(models)])
+            result = _joined(result, tested)
+        rows = _merged_rows(con, state, result.nodes)
+    named = tuple(replace(node, rows=rows.get(node.name, node.rows)) for node in result.nodes)
+    return replace(result, nodes=named, seconds=time.monotonic() - begun)
+
+
+def manifest_path(config: Config) -> Path:
+    """The path of an up-to-date manifest.json, written first where the project has changed.
+
+    Raises ConfigError where there is no dbt project, Terminal where dbt cannot read it."""
+    target = config.dbt.project_dir / "target"
+    path = target / "manifest.json"
+    stamp = target / "tailrace_manifest.txt"
+    _require_project(config)
+    with _one_dbt_at_a_time:
+        fingerprint = _fingerprint(config)
+        if path.exists() and stamp.exists() and stamp.read_text() == fingerprint:
+            return path
+        outcome = _dbt(config, ["parse"], manifest=None, write_json=True)
+        if not outcome.success:
+            raise _project_broken(config, outcome.exception)
+        stamp.write_text(fingerprint)
+    return path
+
+
+# -------------------------------------------------------------------------- what has to be done
+
+
+@dataclass(frozen=True)
+class _State:
+    """Which relations stand in the warehouse, and each model's watermark."""
+
+    logs: frozenset[str]
+    relations: frozenset[str]
+    watermarks: dict[str, int]
+
+
+def _warehouse_state(con: duckdb.DuckDBPyConnection, models: Sequence[str]) -> _State:
+    found = con.execute(
+        "SELECT table_schema, table_name FROM information_schema.tables"
+        " WHERE table_catalog = ? AND table_schema IN (?, ?)",
+        [CATALOG, CHANGES, ANALYTICS],
+    ).fetchall()
+    logs = frozenset(name for schema, name in found if schema == CHANGES)
+    relations = frozenset(name for schema, name in found if schema == ANALYTICS)
+    marks = {m: _watermark(con, m) for m in models if f"{m}_latest" in relations}
+    return _State(logs, relations, marks)
+
+
+def _watermark(con: duckdb.DuckDBPyConnection, model: str) -> int:
+    return _count(con, f"SELECT coalesce(max(_batch), 0) FROM {_latest(model)}")
+
+
+def _merged_rows(
+    con: duckdb.DuckDBPyConnection, state: _State, nodes: Iterable[NodeResult]
+) -> dict[str, int]:
+    """How many rows of each <model>_latest the build has written."""
+    rows = {}
+    for node in nodes:
+        if node.name.endswith("_latest") and node.status == "success":
+            model = node.name.removesuffix("_latest")
+            before = state.watermarks.get(model, 0)
+            rows[node.name] = _count(
+                con, f"SELECT count(*) FROM {_latest(model)} WHERE _batch > {before}"
+            )
+    return rows
+
+
+def _latest(model: str) -> str:
+    return ident(CATALOG, ANALYTICS, f"{model}_latest")
+
+
+def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = con.execute(sql).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _chain(model: str) -> tuple[str, str, str]:
+    return (f"stg_{model}_changes", f"{model}_latest", model)
+
+
+def _nodes_of(models: Iterable[str]) -> list[str]:
+    return [node for model in models for node in _chain(model)]
+
+
+def _due(config: Config, models: Sequence[str], state: _State, fingerprint: str) -> list[str]:
+    """The whole chain where a relation is missing or the project's code has changed since it was
+    built here, else <model>_latest alone."""
+    known = _built(config)
+    nodes: list[str] = []
+    for model in models:
+        if model not in state.logs:
+            continue
+        whole = set(_chain(model)) <= state.relations and known.get(model) == fingerprint
+        nodes += [f"{model}_latest"] if whole else _chain(model)
+    return nodes
+
+
+def _built_path(config: Config) -> Path:
+    return config.dbt.project_dir / "target" / "tailrace_built.json"
+
+
+def _built(config: Config) -> dict[str, str]:
+    """The project's fingerprint at the time each model's views were built in this warehouse."""
+    try:
+        known = json.loads(_built_path(config).read_text())
+    except (OSError, ValueError):
+        return {}
+    return dict(known.get(config.warehouse.catalog, {}))
+
+
+def _remember_built(config: Config, models: Iterable[str], fingerprint: str) -> None:
+    new = dict.fromkeys(models, fingerprint)
+    if not new:
+        return
+    path = _built_path(config)
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    known.setdefault(config.warehouse.catalog, {}).update(new)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1))
+
+
+def _fingerprint(config: Config) -> str:
+    """A hash over the project's files: their paths and contents."""
+    project = config.dbt.project_dir
+    files = [project / "dbt_project.yml", project / "profiles.yml", project / "packages.yml"]
+    for folder in PROJECT_FOLDERS:
+        files += sorted((project / folder).rglob("*"))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(f"{file.relative_to(project)}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _require_project(config: Config) -> None:
+    if not (config.dbt.project_dir / "dbt_project.yml").exists():
+        raise ConfigError(
+            f"There is no dbt project in {config.dbt.project_dir}.",
+            "Run `tailrace generate`: it makes one.",
+        )
+
+
+def _require_files(config: Config, models: Sequence[str]) -> None:
+    _require_project(config)
+    folder = config.dbt.project_dir / "models"
+    present = {file.stem for file in folder.rglob("*.sql")}
+    missing = [node for node in _nodes_of(models) if node not in present]
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks the models {', '.join(missing)}.", "Run `tailrace generate`."
+        )
+
+
+# --------------------------------------------------------------------------------- running dbt
+
+
+def _run_until_settled(config: Config, nodes: Sequence[str]) -> BuildResult:
+    """Runs the nodes; those that lost a race, or were skipped because of one, again."""
+    result = BuildResult()
+    wait = BUILD_WAIT_SECONDS
+    due = list(nodes)
+    for attempt in range(1, BUILD_ATTEMPTS + 1):
+        last = attempt == BUILD_ATTEMPTS
+        with _courtesy_lock(config):
+            run = _invoke(config, ["run", "--select", *due], final=last)
+        again = {n.name for n in run.nodes if n.failed and is_lost_race(Exception(n.message))}
+        result = _joined(result, run)
+        if not again or last:
+            break
+        due = [n.name for n in run.nodes if n.name in again or n.status == "skipped"]
+        time.sleep(random.uniform(0, wait))  # noqa: S311
+        wait = min(wait * 2, BUILD_WAIT_MAX_SECONDS)
+    return replace(result, attempts=attempt)
+
+
+def _joined(before: BuildResult, after: BuildResult) -> BuildResult:
+    """Both results; what was run again counts as the later run says."""
+    nodes = {node.name: node for node in (*before.nodes, *after.nodes)}
+    notes = dict.fromkeys((*before.notes, *after.notes))
+    return replace(before, nodes=tuple(nodes.values()), failures=after.failures, notes=tuple(notes))
+
+
+def _invoke(config: Config, arguments: list[str], *, final: bool = False) -> BuildResult:
+    outcome = _dbt(config, arguments, manifest=_manifest(config), write_json=False)
+    if outcome.exception is not None:
+        raise _project_broken(config, outcome.exception)
+    results = getattr(outcome.result, "results", [])
+    nodes = tuple(
+        NodeResult(
+            name=each.node.name,
+            status=str(each.status),
+            seconds=each.execution_time,
+            rows=each.failures if each.node.resource_type == "test" else None,
+            message=(each.message or "") if str(each.status) != "success" else "",
+        )
+        for each in results
+    )
+    failures = tuple(_failure(config, node) for node in nodes if node.failed)
+    return BuildResult(nodes=nodes, failures=failures, notes=tuple(outcome.notes))
+
+
+def _failure(config: Config, node: NodeResult) -> TailraceError:
+    text = "\n".join(line.strip() for line in node.message.strip().splitlines() if line.strip())
+    if is_lost_race(Exception(text)):
+        return Retryable(
+            f"{node.name}: the warehouse's catalog stayed busy. {text}",
+            "Run it again: nothing was half merged. If it persists, look for a program that"
+            " writes to the warehouse all the time.",
+        )
+    if node.status == "fail":
+        return Terminal(
+            f"{node.name}: the data test found {node.rows} rows. {text}",
+            f"Look at them: dbt test --select {node.name} --store-failures, in"
+            f" {config.dbt.project_dir}.",
+        )
+    return Terminal(
+        f"{node.name}: dbt could not build it. {text}",
+        f"The table is as it was before. See the model under {config.dbt.project_dir}/models;"
+        f" run it by hand with: dbt run --select {node.name}",
+    )
+
+
+def _project_broken(config: Config, error: BaseException | None) -> TailraceError:
+    text = str(error or "dbt gave no reason").strip()
+    if is_lost_race(Exception(text)):
+        return Retryable(f"The warehouse's catalog stayed busy: {text}", "Run it again.")
+    return Terminal(
+        f"dbt could not run the project in {config.dbt.project_dir}: {text}",
+        "Correct the file it names; or remove it and run `tailrace generate` for a fresh one.",
+    )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What dbtRunner returned, and what the macros had to say meanwhile."""
+
+    success: bool
+    exception: BaseException | None
+    result: Any
+    notes: list[str]
+
+
+def _manifest(config: Config) -> Manifest:
+    """The project's manifest: kept in this process as long as no file of the project changes,
+    and on disk by dbt's own partial parsing."""
+    project = config.dbt.project_dir
+    fingerprint = _fingerprint(config)
+    known = _manifests.get(project)
+    if known is not None and known[0] == fingerprint:
+        return known[1]
+    outcome = _dbt(config, ["parse"], manifest=None, write_json=False)
+    if not outcome.success:
+        raise _project_broken(config, outcome.exception)
+    manifest: Manifest = outcome.result
+    _manifests[project] = (fingerprint, manifest)
+    return manifest
+
+
+def _dbt(
+    config: Config, arguments: list[str], *, manifest: Manifest | None, write_json: bool
+) -> _Outcome:
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from dbt.cli.main import dbtRunner
+
+    notes: list[str] = []
+
+    def listen(event: Any) -> None:
+        if event.info.name == "JinjaLogInfo":
+            notes.append(event.data.msg)
+
+    project = str(config.dbt.project_dir)
+    flags = [
+        "--quiet",
+        "--no-print",
+        "--no-use-colors",
+        "--log-level=none",
+        "--log-level-file=none",
+        "--no-send-anonymous-usage-stats",
+        "--write-json" if write_json else "--no-write-json",
+        f"--project-dir={project}",
+        f"--profiles-dir={project}",
+        f"--target-path={Path(project) / 'target'}",
+        f"--log-path={Path(project) / 'logs'}",
+    ]
+    try:
+        # dbt-duckdb prints to standard output, where a script may expect JSON and nothing else.
+        with redirect_stdout(StringIO()):
+            outcome = dbtRunner(manifest=manifest, callbacks=[listen]).invoke(
+                [arguments[0], *flags, *arguments[1:]]
+            )
+    finally:
+        _close_lake()
+    return _Outcome(outcome.success, outcome.exception, outcome.result, notes)
+
+
+def _close_lake() -> None:
+    """dbt-duckdb would keep the lake attached for as long as the process lives."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    with suppress(Exception):
+        DuckDBConnectionManager.env().close()
+    DuckDBConnectionManager.close_all_connections()
+
+
+@contextmanager
+def _working_on(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse, opened once for dbt and for this module's own questions."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from tailrace.transform import plugin
+
+    path = sqlite_path(config.warehouse)
+    if path is not None and not path.exists():
+        raise Terminal(
+            f"There is no warehouse yet: {path} does not exist.",
+            "Run `tailrace sync`, or materialize a table's base in Dagster, first.",
+        )
+    with _one_dbt_at_a_time:
+        try:
+            with plugin.working_on(config) as con:
+                yield con
+        except duckdb.Error as error:
+            kind = Retryable if is_lost_race(error) else Terminal
+            raise kind(
+                f"The warehouse could not be read: {without_password(str(error))}",
+                "Check warehouse.catalog and warehouse.data_path in tailrace.yaml.",
+            ) from error
+
+
+@contextmanager
+def _courtesy_lock(config: Config) -> Iterator[None]:
+    """Keeps the engine's commits and a merge from making each other fail; no law rests on it."""
+    path = sqlite_path(config.warehouse)
+    if path is None:
+        yield
+        return
+    with open(f"{path}.lock", "a") as file:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+        yield
