@@ -7,6 +7,7 @@ parsers of update and condition expressions are used. Tables live by region, as 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,6 +122,11 @@ class Dynamo:
 
     def create_table(self, region: str, body: Body) -> Body:
         name = body["TableName"]
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", name):
+            raise validation(
+                "Invalid table/index name.  Table/index names must be between 3 and 255 characters "
+                "long, and may contain only the characters a-z, A-Z, 0-9, '_', '-', and '.'"
+            )
         if (region, name) in self._tables:
             raise AwsError("ResourceInUseException", f"Table already exists: {name}")
         table = Table(

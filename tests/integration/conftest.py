@@ -6,38 +6,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from servers import Aws
 
 from sandbox.dynamodb_local import DynamoDBLocal, start_dynamodb_local
 from sandbox.errors import SandboxError
 from sandbox.server import CREDENTIALS, Server, start_server
-
-
-@dataclass(frozen=True)
-class Aws:
-    """One endpoint as a test sees it. `server` is the sandbox's, None for DynamoDB Local;
-    `name("orders")` is a table name that no other test has."""
-
-    endpoint_url: str
-    dynamodb: Any
-    streams: Any
-    s3: Any
-    server: Server | None
-    suffix: str
-
-    def name(self, stem: str) -> str:
-        return f"{stem}-{self.suffix}"
-
-    def bucket(self) -> str:
-        bucket = self.name("exports")
-        self.s3.create_bucket(Bucket=bucket)
-        return bucket
-
-    def arn(self, table_name: str) -> str:
-        return str(self.dynamodb.describe_table(TableName=table_name)["Table"]["TableArn"])
 
 
 @pytest.fixture(scope="session")
@@ -59,46 +35,53 @@ def dynamodb_local_server() -> Iterator[DynamoDBLocal]:
     local.stop()
 
 
+@pytest.fixture(scope="session")
+def _sandbox_clients(sandbox_server: Server) -> dict[str, Any]:
+    return {name: sandbox_server.client(name) for name in ("dynamodb", "dynamodbstreams", "s3")}
+
+
+@pytest.fixture(scope="session")
+def _local_clients(dynamodb_local_server: DynamoDBLocal) -> dict[str, Any]:
+    return {name: dynamodb_local_server.client(name) for name in ("dynamodb", "dynamodbstreams")}
+
+
 @pytest.fixture
-def aws(sandbox_server: Server, monkeypatch: pytest.MonkeyPatch) -> Aws:
-    """The sandbox: DynamoDB, Streams, PITR exports, S3. Clients made from the environment use it."""
+def aws(
+    sandbox_server: Server, _sandbox_clients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Aws:
+    """The sandbox: DynamoDB, Streams, PITR exports, S3; the environment points at it."""
     _point_environment_at(sandbox_server.endpoint_url, monkeypatch)
-    return Aws(
-        endpoint_url=sandbox_server.endpoint_url,
-        dynamodb=sandbox_server.client("dynamodb"),
-        streams=sandbox_server.client("dynamodbstreams"),
-        s3=sandbox_server.client("s3"),
-        server=sandbox_server,
-        suffix=secrets.token_hex(4),
-    )
+    return _aws(sandbox_server.endpoint_url, _sandbox_clients, sandbox_server)
 
 
 @pytest.fixture
 def own_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    """A sandbox server of this test's own, for tests that move its clock or change its settings."""
+    """A sandbox of this test's own, for tests that move its clock or change its settings."""
     server = start_server(export_seconds=0.1)
     _point_environment_at(server.endpoint_url, monkeypatch)
-    yield Aws(
-        endpoint_url=server.endpoint_url,
-        dynamodb=server.client("dynamodb"),
-        streams=server.client("dynamodbstreams"),
-        s3=server.client("s3"),
-        server=server,
-        suffix=secrets.token_hex(4),
-    )
+    clients = {name: server.client(name) for name in ("dynamodb", "dynamodbstreams", "s3")}
+    yield _aws(server.endpoint_url, clients, server)
     server.stop()
 
 
 @pytest.fixture
-def dynamodb_local(dynamodb_local_server: DynamoDBLocal, monkeypatch: pytest.MonkeyPatch) -> Aws:
-    """DynamoDB Local: real streams, no S3 and no PITR."""
+def dynamodb_local(
+    dynamodb_local_server: DynamoDBLocal,
+    _local_clients: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Aws:
+    """DynamoDB Local: real streams, no S3 and no PITR; the environment points at it."""
     _point_environment_at(dynamodb_local_server.endpoint_url, monkeypatch)
+    return _aws(dynamodb_local_server.endpoint_url, _local_clients, None)
+
+
+def _aws(endpoint_url: str, clients: dict[str, Any], server: Server | None) -> Aws:
     return Aws(
-        endpoint_url=dynamodb_local_server.endpoint_url,
-        dynamodb=dynamodb_local_server.client("dynamodb"),
-        streams=dynamodb_local_server.client("dynamodbstreams"),
-        s3=None,
-        server=None,
+        endpoint_url=endpoint_url,
+        dynamodb=clients["dynamodb"],
+        streams=clients["dynamodbstreams"],
+        s3=clients.get("s3"),
+        server=server,
         suffix=secrets.token_hex(4),
     )
 
