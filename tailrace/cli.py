@@ -73,11 +73,13 @@ class Parts:
 
         return Engine.open(config, progress=progress)
 
-    def build(self, config: Config, models: Sequence[str]) -> None:
-        """Build the dbt models of these tables."""
+    def build(self, config: Config, models: Sequence[str]) -> Sequence[str]:
+        """Build the dbt models of these tables; what there is to say of it, e.g. new columns."""
         from tailrace.transform.runner import build
 
-        build(config, models)
+        result = build(config, models)
+        result.raise_failures()
+        return result.notes
 
     def generate(self, config: Config, *, check: bool) -> Sequence[Path]:
         """Write (or, `check`, only compare) the dbt files; the ones that differed."""
@@ -282,7 +284,8 @@ def sync(
     models = _models(settings, table)
 
     def build(due: Sequence[str]) -> None:
-        parts.build(settings, due)
+        for line in parts.build(settings, due):
+            reporter.tell(line)
 
     with _kept_to_stderr(), Reporter() as reporter, _interruptible(reporter):
         opened = parts.engine(settings, reporter.progress)
@@ -291,7 +294,7 @@ def sync(
                 engine, build, models, until_caught_up=until_caught_up, tell=reporter.tell
             )
         _summarise(result, models, reporter.tell)
-    for error in result.failures.values():
+    for error in dict.fromkeys(result.failures.values()):
         _explain(error if isinstance(error, TailraceError) else _unexpected(error))
     if result.failures:
         wrong = all(isinstance(error, ConfigError) for error in result.failures.values())

@@ -397,7 +397,12 @@ def load_config(path: str | Path | None = None) -> Config:
     Relative paths in it are taken from the file's own folder. Raises ConfigError with every
     mistake that was found, one a line."""
     file = config_path(path)
-    document = _parse(file, _read(file))
+    try:
+        document = _parse(file, _read(file))
+    except RecursionError:
+        raise ConfigError(
+            f"{file} is nested too deeply, or an alias in it holds itself.", "Flatten it."
+        ) from None
     problems = [*document.problems]
     config: Config | None = None
     try:

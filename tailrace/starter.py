@@ -115,6 +115,8 @@ def _summary(table: TableDescription) -> str:
 
 
 def _scan_price(table: TableDescription) -> str:
+    if not table.size_bytes:
+        return "AWS tells a table's size some hours late; a scan reads half a unit per 4 KB."
     units = math.ceil(table.size_bytes / RCU_BYTES / 2)
     return f"A scan reads about {units:,} read capacity units in all."
 

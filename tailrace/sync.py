@@ -69,7 +69,7 @@ def synchronise(
     models that have unmerged rows.
 
     A table that fails is left out of the rest and stands in `failures`; the others go on, and
-    their models are built. Raises what `build` raises."""
+    their models are built. Where `build` fails, its error stands there for all it was to build."""
     pace = pace or Pace()
     result = SyncResult()
     _read_bases(engine, models, result, tell, pace)
@@ -82,8 +82,11 @@ def synchronise(
     due = list(engine.unmerged(due)) if due else []
     if due:
         tell(f"Building the models of {', '.join(due)}")
-        build(due)
-        result.built = tuple(due)
+        try:
+            build(due)
+            result.built = tuple(due)
+        except TailraceError as error:
+            result.failures.update(dict.fromkeys(due, error))
     return result
 
 

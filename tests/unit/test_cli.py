@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from tailrace.cli import OnProgress, Parts, app
 from tailrace.config import Config, load_config
 from tailrace.console import duration
-from tailrace.errors import Gap, Terminal
+from tailrace.errors import ConfigError, Gap, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
 
@@ -79,6 +79,7 @@ class FakeParts(Parts):
     def __init__(self, *, has_base: bool = False, base_fails: bool = False) -> None:
         self.has_base, self.base_fails = has_base, base_fails
         self.pass_fails: dict[str, Exception | None] = {}
+        self.build_fails: Exception | None = None
         self.built: list[str] = []
         self.differing: list[Path] = []
 
@@ -86,9 +87,12 @@ class FakeParts(Parts):
     def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
         yield FakeEngine(self, progress)
 
-    def build(self, config: Config, models: Sequence[str]) -> None:
+    def build(self, config: Config, models: Sequence[str]) -> list[str]:
+        if self.build_fails:
+            raise self.build_fails
         print("dbt says something")
         self.built += models
+        return ["orders has a new column: total"]
 
     def generate(self, config: Config, *, check: bool) -> list[Path]:
         return self.differing
@@ -178,6 +182,7 @@ def test_sync_does_base_pass_and_models_and_keeps_stdout_empty(folder: Path) -> 
     assert "orders: base read by scan, 20,000 items in 5 s" in result.stderr
     assert "orders: live, at the tip, 345 changes" in result.stderr
     assert "dbt says something" in result.stderr
+    assert "orders has a new column: total" in result.stderr
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> None:
@@ -205,6 +210,19 @@ def test_a_failed_pass_exits_1_after_the_other_tables_were_done(folder: Path) ->
     assert "Error: Records were lost.\nWhat to do: Repair it.\n" in result.stderr
 
 
+@pytest.mark.parametrize(("error", "code"), [(Terminal("Broken.", "X"), 1), (ConfigError("B."), 2)])
+def test_models_that_fail_are_told_once_after_what_was_landed(
+    folder: Path, error: Exception, code: int
+) -> None:
+    (folder / "tailrace.yaml").write_text("tables: [{name: Orders}, {name: customers}]")
+    parts = FakeParts(has_base=True)
+    parts.build_fails = error
+    result = run("sync", parts=parts)
+    assert result.exit_code == code
+    assert result.stderr.count("Error: B") == 1
+    assert "orders: live, at the tip, 345 changes" in result.stderr
+
+
 def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) -> None:
     script = f"""
         import sys, threading, time
@@ -212,7 +230,7 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
         import tailrace.sync
         from tests.unit.test_cli import FakeEngine, FakeParts
         from tailrace.cli import app
-        from tailrace.errors import Gap, Terminal
+        from tailrace.errors import ConfigError, Gap, Terminal
 
         tailrace.sync.Pace.__init__.__defaults__ = (0.1, 1.0, time.sleep)
         tailrace.sync.STOP_SECONDS = 0.1

@@ -432,6 +432,8 @@ def test_a_key_that_stands_twice_is_refused(refusal: Callable[[str], str]) -> No
         ("# only a comment\n", "holds nothing"),
         ("- name: orders\n", "holds no mapping"),
         ("just text", "holds no mapping"),
+        ("tables: &a [*a]", "an alias in it holds itself"),
+        ("[" * 3_000, "nested too deeply"),
         ("tables: !!python/object:os.system {}", "this is not YAML"),
         ("tables: *missing", "this is not YAML"),
         ("tables: \x00", "this is not YAML"),
