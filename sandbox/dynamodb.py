@@ -31,13 +31,11 @@ class Settings:
     """What a test or the demo may change while the server runs (`Dynamo.set`).
 
     shards: shards of a new stream. count_refresh_seconds: age of DescribeTable's ItemCount.
-    restore_lag_seconds: LatestRestorableDateTime's distance from now. empty_page_every: every
-    n-th GetRecords answers an empty page that is not the end (0: never). denied: IAM actions
-    that are refused, such as "dynamodb:Scan"."""
+    empty_page_every: every n-th GetRecords answers an empty page that is not the end (0: never).
+    denied: IAM actions that are refused, such as "dynamodb:Scan"."""
 
     shards: int = 2
     count_refresh_seconds: float = 6 * 3600
-    restore_lag_seconds: float = 300
     empty_page_every: int = 0
     denied: tuple[str, ...] = ()
 
@@ -79,9 +77,10 @@ class Dynamo:
     # Control, for tests and the demo: not AWS's.
 
     def set(self, **settings: Any) -> None:
-        """Changes settings; `export_seconds` and `export_files` are the exports'."""
+        """Changes settings, and those of `Exports`: export_seconds, export_files,
+        restore_lag_seconds."""
         for name, value in settings.items():
-            if name in ("export_seconds", "export_files"):
+            if name in ("export_seconds", "export_files", "restore_lag_seconds"):
                 setattr(self.exports, name.removeprefix("export_"), value)
             elif hasattr(self.settings, name):
                 setattr(self.settings, name, value)
@@ -277,9 +276,7 @@ class Dynamo:
         table = self._pitr_table(region, body["TableName"])
         recovery: Body = {"PointInTimeRecoveryStatus": "DISABLED"}
         if table.pitr_since is not None:
-            now = self.clock.now()
-            earliest = max(table.pitr_since, now - table.pitr_days * 86_400 * SECOND)
-            latest = max(earliest, now - int(self.settings.restore_lag_seconds * SECOND))
+            earliest, latest = self.exports.recovery(table)
             recovery = {
                 "PointInTimeRecoveryStatus": "ENABLED",
                 "RecoveryPeriodInDays": table.pitr_days,

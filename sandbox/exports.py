@@ -106,13 +106,15 @@ class Export:
 @dataclass
 class Exports:
     """All exports of a server. `seconds` is how long one stays IN_PROGRESS, `files` over how many
-    data files it is spread (the last one is always empty, as an empty partition's is)."""
+    data files it is spread (the last one is always empty, as an empty partition's is),
+    `restore_lag_seconds` how far the latest restorable time is behind now."""
 
     clock: Clock
     lock: threading.RLock
     put_object: PutObject
     seconds: float = 0.5
     files: int = 4
+    restore_lag_seconds: float = 300
     fail_next: tuple[str, str] | None = None
     by_arn: dict[str, Export] = field(default_factory=dict)
 
@@ -134,7 +136,7 @@ class Exports:
                     "token was already used with other parameters",
                 )
             return export
-        window = self._window(table, request, now)
+        window = self._window(table, request)
         export = Export(
             table=table,
             request=request,
@@ -155,20 +157,27 @@ class Exports:
             raise AwsError("ExportNotFoundException", f"Export not found: {arn}")
         return self.by_arn[arn]
 
+    def recovery(self, table: Table) -> tuple[int, int]:
+        """The earliest and the latest time the table can be restored to."""
+        now = self.clock.now()
+        earliest = max(table.pitr_since or now, now - table.pitr_days * 86_400 * SECOND)
+        return earliest, max(earliest, now - int(self.restore_lag_seconds * SECOND))
+
     def _time(self, table: Table, request: dict[str, Any], now: int) -> int:
         asked = request.get("ExportTime")
         if asked is None:
             return -(-now // 1000) * 1000
         time = int(asked * SECOND)
-        if not self._earliest(table, now) <= time <= now:
+        earliest, latest = self.recovery(table)
+        if not earliest <= time <= latest:
             raise AwsError(
                 "InvalidExportTimeException",
                 f"Export time {_iso(time)} is outside of the point in time recovery window "
-                f"{_iso(self._earliest(table, now))} to {_iso(now)}",
+                f"{_iso(earliest)} to {_iso(latest)}",
             )
         return time
 
-    def _window(self, table: Table, request: dict[str, Any], now: int) -> tuple[int, int] | None:
+    def _window(self, table: Table, request: dict[str, Any]) -> tuple[int, int] | None:
         if table.pitr_since is None:
             raise AwsError(
                 "PointInTimeRecoveryUnavailableException",
@@ -181,13 +190,14 @@ class Exports:
         asked = request.get("IncrementalExportSpecification") or {}
         if "ExportFromTime" not in asked:
             raise validation("IncrementalExportSpecification.ExportFromTime is required")
+        earliest, latest = self.recovery(table)
         start = int(asked["ExportFromTime"]) * SECOND
-        end = int(asked.get("ExportToTime", now // SECOND)) * SECOND
-        if not self._earliest(table, now) - SECOND < start < end <= now:
+        end = int(asked.get("ExportToTime", latest // SECOND)) * SECOND
+        if not earliest - SECOND < start < end <= latest:
             raise AwsError(
                 "InvalidExportTimeException",
                 f"Export window {_iso(start)} to {_iso(end)} is outside of the point in time "
-                f"recovery window {_iso(self._earliest(table, now))} to {_iso(now)}",
+                f"recovery window {_iso(earliest)} to {_iso(latest)}",
             )
         if not SHORTEST_WINDOW <= end - start <= LONGEST_WINDOW:
             raise AwsError(
@@ -196,10 +206,6 @@ class Exports:
                 "15 minutes and 24 hours",
             )
         return start, end
-
-    @staticmethod
-    def _earliest(table: Table, now: int) -> int:
-        return max(table.pitr_since or now, now - table.pitr_days * 86_400 * SECOND)
 
     def _finish(self, export: Export, failure: tuple[str, str] | None) -> None:
         try:

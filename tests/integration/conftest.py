@@ -18,7 +18,7 @@ from sandbox.server import CREDENTIALS, Server, start_server
 
 @pytest.fixture(scope="session")
 def sandbox_server() -> Iterator[Server]:
-    server = start_server(export_seconds=0.1)
+    server = start_server(export_seconds=0.1, restore_lag_seconds=0)
     yield server
     server.stop()
 
@@ -57,7 +57,7 @@ def aws(
 @pytest.fixture
 def own_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
     """A sandbox of this test's own, for tests that move its clock or change its settings."""
-    server = start_server(export_seconds=0.1)
+    server = start_server(export_seconds=0.1, restore_lag_seconds=0)
     _point_environment_at(server.endpoint_url, monkeypatch)
     clients = {name: server.client(name) for name in ("dynamodb", "dynamodbstreams", "s3")}
     yield _aws(server.endpoint_url, clients, server)

@@ -1,0 +1,57 @@
+"""A user's folder for a test: tailrace.yaml, a warehouse, a dbt project of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.compare import Comparison, compare
+from tailrace.capture import bootstrap
+from tailrace.config import Config, load_config
+from tailrace.engine import Engine
+from tailrace.lake.attach import connect
+from tailrace.model import DrainResult
+from tailrace.transform.generate import generate
+from tailrace.transform.runner import build
+
+
+def write_config(folder: Path, tables: str) -> Config:
+    """tailrace.yaml in `folder` with these `tables:` entries, and its dbt models."""
+    path = folder / "tailrace.yaml"
+    path.write_text(f"aws: {{region: us-east-1}}\ntables:\n{tables}")
+    config = load_config(path)
+    generate(config)
+    return config
+
+
+def without_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local reads are never stale: no waiting before a scan."""
+    monkeypatch.setattr(bootstrap, "SCAN_MARGIN_SECONDS", 0.0)
+
+
+def drain_until_caught_up(engine: Engine, model: str, passes: int = 60) -> DrainResult:
+    """Passes until one that began live read every shard to its tip."""
+    for _ in range(passes):
+        result = engine.drain_table(model)
+        if result.state == "live" and result.reached_tip and not result.went_live:
+            return result
+    raise AssertionError(f"{model} did not catch up in {passes} passes: {result}")
+
+
+def compared(config: Config, dynamodb: Any, table_name: str, model: str) -> Comparison:
+    """The warehouse against the table, item by item, after building the models."""
+    build(config, [model])
+    con = connect(config.warehouse, read_only=True)
+    try:
+        return compare(dynamodb, table_name, con, model)
+    finally:
+        con.close()
+
+
+def assert_equal(config: Config, dynamodb: Any, table_name: str, model: str) -> None:
+    """Fails with both sides of the first differences."""
+    found = compared(config, dynamodb, table_name, model)
+    assert found.equal, found.differences[:5]
+    assert found.items_in_table > 0
