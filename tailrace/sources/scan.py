@@ -15,7 +15,7 @@ class _Capacity(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     Items: list[msgspec.Raw] = []
-    LastEvaluatedKey: msgspec.Raw | None = None
+    LastEvaluatedKey: msgspec.Raw = msgspec.Raw()  # in a union, msgspec would take only null
     ConsumedCapacity: _Capacity | None = None
 
 
@@ -50,7 +50,7 @@ class TableScan:
         return ScanPage(
             lines=json_lines(body.Items),
             count=len(body.Items),
-            next_key=bytes(body.LastEvaluatedKey).decode() if body.LastEvaluatedKey else None,
+            next_key=bytes(body.LastEvaluatedKey).decode() or None,
             capacity_units=body.ConsumedCapacity.CapacityUnits if body.ConsumedCapacity else 0.0,
             read_at=self._aws.now(),
         )
