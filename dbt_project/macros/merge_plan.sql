@@ -67,8 +67,14 @@
                 from (select path, type, max(integer_digits) as integer_digits,
                              max(scale) as scale, min(batch) as batch,
                              min(min(batch)) over (partition by path) as path_batch
-                      from " ~ attributes ~ "
-                      where model = '" ~ model ~ "' group by path, type))})") -%}
+                      from (select path, type, integer_digits, scale, batch
+                            from " ~ attributes ~ " where model = '" ~ model ~ "'
+                            union all
+                            -- The key's attributes are known before the first item is.
+                            select part->>'name', part->>'type', null, null, batch
+                            from (select unnest(key_schema::json[]) as part, batch
+                                  from " ~ tables ~ " where model = '" ~ model ~ "'))
+                      group by path, type))})") -%}
     {{ return({'head': found.head, 'live': found.live or [], 'key': found.key or [],
                'attributes': found.attributes or []}) }}
 {%- endmacro -%}
