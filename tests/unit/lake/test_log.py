@@ -1,0 +1,305 @@
+"""What a writer may rely on: a commit is whole or nothing, and never two from one position."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.config import Warehouse
+from tailrace.errors import Stale, Terminal
+from tailrace.lake.log import ChangeLog
+from tailrace.model import (
+    BASE_COMPLETE,
+    LIVE,
+    OPEN,
+    Commit,
+    Epoch,
+    KeyAttribute,
+    Part,
+    PartProgress,
+    PassRecord,
+    Position,
+    Shape,
+    Staged,
+    TableDescription,
+)
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+TABLE = TableDescription(
+    "orders",
+    "arn:table",
+    "id-1",
+    (KeyAttribute("pk", "S"), KeyAttribute("sk", "N")),
+    "arn:stream",
+    "NEW_IMAGE",
+)
+SEGMENT = Part("base", "scan", "arn:table", "0")
+SHARD = Part("stream", "dynamodb_streams", "arn:stream", "shard-1")
+
+
+def epoch(number: int = 1, state: str = OPEN) -> Epoch:
+    return Epoch(number, "full", "scan", state, "id-1", "arn:stream", NOW, NOW, {"segments": 1})
+
+
+def warehouse_in(folder: Path) -> Warehouse:
+    return Warehouse(catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ChangeLog]:
+    with ChangeLog(warehouse_in(tmp_path)) as log:
+        log.open_epoch("orders", TABLE, epoch())
+        yield log
+
+
+def item(number: int, **attributes: Any) -> dict[str, Any]:
+    return {"pk": {"S": f"p{number}"}, "sk": {"N": str(number)}} | attributes
+
+
+def staged(folder: Path, items: list[dict[str, Any]], shape: Shape = Shape.ITEMS) -> Staged:
+    path = folder / f"staged-{len(list(folder.iterdir()))}"
+    path.write_text("".join(json.dumps(each) + "\n" for each in items))
+    return Staged(shape, (str(path),), len(items), NOW)
+
+
+def moved(part: Part, start: str | None, end: str | None, rows: int = 0) -> PartProgress:
+    return PartProgress(part, start, end, end is None, rows, 0)
+
+
+def test_rows_and_checkpoint_become_true_together(log: ChangeLog, tmp_path: Path) -> None:
+    items = staged(tmp_path, [item(1), item(2)])
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k2", 2),), items))
+    assert log.head("orders").positions[SEGMENT] == Position("k2")
+    assert log.query("SELECT key, op, version FROM changes.orders ORDER BY key") == [
+        ('{"pk":{"S":"p1"},"sk":{"N":"1"}}', "READ", "0000010" + "0" * 40),
+        ('{"pk":{"S":"p2"},"sk":{"N":"2"}}', "READ", "0000010" + "0" * 40),
+    ]
+
+
+def test_a_commit_from_a_position_that_has_moved_is_dropped_whole(
+    log: ChangeLog, tmp_path: Path
+) -> None:
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1"),)))
+    with pytest.raises(Stale, match="another run was first"):
+        log.commit(
+            "orders",
+            Commit(epoch(), (moved(SEGMENT, None, "k9", 1),), staged(tmp_path, [item(9)])),
+        )
+    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
+    assert log.head("orders").positions[SEGMENT] == Position("k1")
+
+
+def test_a_finished_part_takes_nothing_more(log: ChangeLog) -> None:
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, None),)))
+    with pytest.raises(Stale, match="stands at its end"):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1"),)))
+
+
+def test_base_rows_of_an_epoch_that_is_no_longer_open_are_stale(
+    log: ChangeLog, tmp_path: Path
+) -> None:
+    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
+    rows = staged(tmp_path, [item(1)])
+    with pytest.raises(Stale):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1", 1),), rows))
+
+
+def test_stream_rows_land_in_any_state_of_their_epoch(log: ChangeLog, tmp_path: Path) -> None:
+    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
+    rows = staged(tmp_path, [record(1, "100")], Shape.STREAM_RECORDS)
+    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "100", 1),), rows))
+    assert log.query("SELECT count(*) FROM changes.orders") == [(1,)]
+
+
+def test_stream_rows_staged_under_an_older_epoch_are_stale(log: ChangeLog, tmp_path: Path) -> None:
+    log.open_epoch("orders", TABLE, epoch(2))
+    rows = staged(tmp_path, [record(1, "100")], Shape.STREAM_RECORDS)
+    with pytest.raises(Stale, match="epoch 2"):
+        log.commit("orders", Commit(epoch(1), (moved(SHARD, None, "100", 1),), rows))
+
+
+def test_an_epoch_is_opened_once(log: ChangeLog) -> None:
+    log.open_epoch("orders", TABLE, epoch(2))
+    with pytest.raises(Stale):
+        log.open_epoch("orders", TABLE, epoch(2))
+
+
+def record(number: int, sequence: str, event: str = "MODIFY", **more: Any) -> dict[str, Any]:
+    change: dict[str, Any] = {
+        "ApproximateCreationDateTime": 1.7e9,
+        # The other order than the key schema's, and white space: the key text is canonical.
+        "Keys": {"sk": {"N": str(number)}, "pk": {"S": f"p{number}"}},
+        "SequenceNumber": sequence,
+    }
+    if event != "REMOVE":
+        change["NewImage"] = item(number)
+    return {"eventName": event, "dynamodb": change} | more
+
+
+def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
+    log: ChangeLog, tmp_path: Path
+) -> None:
+    ttl = {"userIdentity": {"type": "Service", "principalId": "dynamodb.amazonaws.com"}}
+    rows = staged(
+        tmp_path,
+        [record(1, "9" * 21), record(1, "1" + "0" * 21, "REMOVE", **ttl), record(2, "5", "REMOVE")],
+        Shape.STREAM_RECORDS,
+    )
+    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "1", 3),), rows))
+    found = log.query(
+        "SELECT op, ttl_expired, image IS NULL, key FROM changes.orders ORDER BY version"
+    )
+    key = '{{"pk":{{"S":"p{0}"}},"sk":{{"N":"{0}"}}}}'.format
+    assert found == [
+        ("REMOVE", False, True, key(2)),
+        ("MODIFY", False, False, key(1)),
+        ("REMOVE", True, True, key(1)),
+    ]
+
+
+def test_what_was_read_is_kept_to_the_letter(log: ChangeLog, tmp_path: Path) -> None:
+    deep: dict[str, Any] = {"S": "é\u2028\U0001f600\"\\'"}
+    for _ in range(32):
+        deep = {"M": {"x": deep}}
+    big = item(
+        1,
+        **{
+            'select "x"; --': {"S": ""},
+            "n38": {"N": "1234567890123456789012345678901234567.8"},
+            "deep": deep,
+            "blob": {"S": "x" * 400_000},
+            "bytes": {"B": ""},
+            "tiny": {"N": "1E-130"},
+        },
+    )
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 1),), staged(tmp_path, [big])))
+    ((image,),) = log.query("SELECT image::VARCHAR FROM changes.orders")
+    assert json.loads(image) == big
+    assert image == json.dumps(big)
+
+
+def test_keys_may_be_called_anything(tmp_path: Path) -> None:
+    names = ("a/b~c", 'x"y')
+    table = TableDescription(
+        "t", "arn:t", "i", tuple(KeyAttribute(each, "S") for each in names), "arn:s", "NEW_IMAGE"
+    )
+    with ChangeLog(warehouse_in(tmp_path)) as log:
+        log.open_epoch('we"ird; --', table, epoch())
+        rows = staged(tmp_path, [{names[1]: {"S": "2"}, names[0]: {"S": "1"}}])
+        log.commit('we"ird; --', Commit(epoch(), (moved(SEGMENT, None, "k", 1),), rows))
+        assert log.query('SELECT key FROM changes."we""ird; --"') == [
+            ('{"a/b~c":{"S":"1"},"x\\"y":{"S":"2"}}',)
+        ]
+
+
+def test_a_row_without_its_key_is_refused_and_nothing_lands(log: ChangeLog, tmp_path: Path) -> None:
+    rows = staged(tmp_path, [item(1), {"pk": {"S": "p"}}])
+    with pytest.raises(Terminal, match="lack a key attribute"):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
+    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
+    assert SEGMENT not in log.head("orders").positions
+
+
+def test_fewer_rows_than_were_staged_are_refused(log: ChangeLog, tmp_path: Path) -> None:
+    short = staged(tmp_path, [item(1)])
+    rows = Staged(short.shape, short.files, 2, NOW)
+    with pytest.raises(Terminal, match="2 rows were expected"):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
+    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
+
+
+def test_attributes_are_found_with_their_types_and_digits(log: ChangeLog, tmp_path: Path) -> None:
+    first = [item(1, n={"N": "-12.345"}, a={"S": "x"}), item(2, a={"NULL": True})]
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1", 2),), staged(tmp_path, first)))
+    second = [item(30, n={"N": "1"}), item(4, n={"N": "1E+40"}, new={"L": []})]
+    log.commit(
+        "orders", Commit(epoch(), (moved(SEGMENT, "k1", "k2", 2),), staged(tmp_path, second))
+    )
+    seen = log.query(
+        "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
+        " GROUP BY ALL ORDER BY ALL"
+    )
+    assert seen == [
+        ("a", "NULL", None, None),
+        ("a", "S", None, None),
+        ("n", "N", 1000, 3),
+        ("new", "L", None, None),
+        ("pk", "S", None, None),
+        ("sk", "N", 2, 0),
+    ]
+
+
+def test_what_brings_nothing_new_adds_no_attribute(log: ChangeLog, tmp_path: Path) -> None:
+    for start, end in ((None, "k1"), ("k1", "k2")):
+        rows = staged(tmp_path, [item(1, a={"S": "x"})])
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, start, end, 1),), rows))
+    assert log.query("SELECT count(*), max(batch) FROM tailrace.attributes") == [(3, 2)]
+
+
+def test_a_rolled_back_batch_teaches_no_attribute(log: ChangeLog, tmp_path: Path) -> None:
+    bad = staged(tmp_path, [item(1, a={"S": "x"}), {"pk": {"S": "no sort key"}}])
+    with pytest.raises(Terminal):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), bad))
+    good = staged(tmp_path, [item(1, a={"S": "x"})])
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 1),), good))
+    assert log.query("SELECT path FROM tailrace.attributes ORDER BY 1") == [
+        ("a",),
+        ("pk",),
+        ("sk",),
+    ]
+
+
+def test_the_head_tells_epoch_positions_and_last_pass(log: ChangeLog) -> None:
+    record = PassRecord("p1", NOW, NOW, True, 2, 2, 9)
+    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
+    complete = epoch(state=BASE_COMPLETE)
+    log.commit("orders", Commit(complete, state=LIVE, at=NOW, pass_record=record))
+    head = log.head("orders")
+    assert (head.batch, head.table, head.last_pass) == (3, TABLE, record)
+    assert head.live is not None
+    assert head.live.number == 1
+
+
+@pytest.mark.parametrize("writers", [2, 4])
+def test_of_writers_at_one_position_one_wins_however_they_race(
+    writers: int, tmp_path: Path
+) -> None:
+    logs = [ChangeLog(warehouse_in(tmp_path)) for _ in range(writers)]
+    logs[0].open_epoch("orders", TABLE, epoch())
+    won: list[int] = []
+    start = threading.Barrier(writers)
+
+    def write(number: int) -> None:
+        for step in range(5):
+            rows = staged_by(tmp_path, number, step)
+            start.wait()
+            before = f"k{step - 1}" if step else None
+            try:
+                logs[number].commit(
+                    "orders", Commit(epoch(), (moved(SEGMENT, before, f"k{step}", 1),), rows)
+                )
+            except Stale:
+                continue
+            won.append(step)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [0, 1, 2, 3, 4]
+    assert logs[0].query("SELECT count(*), count(DISTINCT batch) FROM changes.orders") == [(5, 5)]
+    for log in logs:
+        log.close()
+
+
+def staged_by(folder: Path, writer: int, step: int) -> Staged:
+    path = folder / f"staged-{writer}-{step}"
+    path.write_text(json.dumps(item(step)) + "\n")
+    return Staged(Shape.ITEMS, (str(path),), 1, NOW)
