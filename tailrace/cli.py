@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tailrace.console import Reporter
     from tailrace.starter import Described
     from tailrace.sync import Replicates, SyncResult
+    from tailrace.transform.generate import Written
 
 DEBUG_VARIABLE = "TAILRACE_DEBUG"
 SQL_PAGE_ROWS = 1_000
@@ -81,11 +82,18 @@ class Parts:
         result.raise_failures()
         return result.notes
 
-    def generate(self, config: Config, *, check: bool) -> Sequence[Path]:
-        """Write (or, `check`, only compare) the dbt files; the ones that differed."""
-        from tailrace.transform.generate import generate
+    def generate(self, config: Config, *, check: bool) -> Sequence[Written]:
+        """Write (or, `check`, only compare) the dbt files; what became of each."""
+        from tailrace.transform import generate
 
-        return generate(config, check=check)
+        return generate.check(config) if check else generate.generate(config)
+
+    def generate_missing(self, config: Config, models: Sequence[str]) -> Sequence[Written]:
+        """Write the dbt files where a table has none yet; what was written."""
+        folder = config.dbt.project_dir / "models"
+        if all(any(folder.rglob(f"{model}_latest.sql")) for model in models):
+            return []
+        return [each for each in self.generate(config, check=False) if each.changed]
 
     def connect(self, config: Config) -> Any:
         """A read-only DuckDB connection with the warehouse in use."""
@@ -245,16 +253,20 @@ def generate(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write the dbt files of each table into the dbt project."""
+    """Write the dbt files of each table into the dbt project.
+
+    Files that were edited by hand are left alone; where there is no project yet, one is made."""
     settings = ctx.obj.config(config)
-    changed = ctx.obj.generate(settings, check=check)
-    for path in changed:
-        _note(f"{'differs' if check else 'wrote'}: {path}")
+    written = ctx.obj.generate(settings, check=check)
+    for each in written:
+        if each.status != "unchanged":
+            _note(f"{each.path}: {'would be ' if check and each.changed else ''}{each.status}")
+    changed = sum(each.changed for each in written)
     if not changed:
         _note("The dbt files are up to date.")
     elif check:
         raise Terminal(
-            f"{len(changed)} of the generated dbt files are not what tailrace.yaml asks for.",
+            f"{changed} of the generated dbt files are not what tailrace.yaml asks for.",
             "Run `tailrace generate` and commit what it writes.",
         )
 
@@ -284,6 +296,8 @@ def sync(
     models = _models(settings, table)
 
     def build(due: Sequence[str]) -> None:
+        for written in parts.generate_missing(settings, due):  # now that the keys are known
+            reporter.tell(f"{written.path}: {written.status}")
         for line in parts.build(settings, due):
             reporter.tell(line)
 

@@ -26,6 +26,7 @@ from tailrace.console import duration
 from tailrace.errors import ConfigError, Gap, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
+from tailrace.transform.generate import CREATED, EDITED, UNCHANGED, UPDATED, Written
 
 STATUS = TableStatus(
     model="orders",
@@ -81,7 +82,7 @@ class FakeParts(Parts):
         self.pass_fails: dict[str, Exception | None] = {}
         self.build_fails: Exception | None = None
         self.built: list[str] = []
-        self.differing: list[Path] = []
+        self.files: list[Written] = []
 
     @contextlib.contextmanager
     def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
@@ -94,8 +95,8 @@ class FakeParts(Parts):
         self.built += models
         return ["orders has a new column: total"]
 
-    def generate(self, config: Config, *, check: bool) -> list[Path]:
-        return self.differing
+    def generate(self, config: Config, *, check: bool) -> list[Written]:
+        return self.files
 
 
 @pytest.fixture
@@ -397,22 +398,37 @@ def test_an_empty_query_is_wrong_use(folder: Path) -> None:
 # ------------------------------------------------------------------------------------- generate
 
 
-def test_generate_tells_what_it_wrote(folder: Path) -> None:
+def test_generate_tells_what_it_wrote_and_what_it_left_alone(folder: Path) -> None:
     parts = FakeParts()
-    parts.differing = [folder / "dbt_project/models/orders/orders.sql"]
+    parts.files = [
+        Written(Path("orders.sql"), CREATED),
+        Written(Path("orders.yml"), EDITED),
+        Written(Path("customers.sql"), UNCHANGED),
+    ]
     result = run("generate", parts=parts)
     assert result.exit_code == 0
-    assert f"wrote: {parts.differing[0]}" in result.stderr
+    assert result.stderr == "orders.sql: created\norders.yml: edited by hand, left alone\n"
 
 
 def test_generate_check_exits_1_where_a_file_differs_and_0_where_none_does(folder: Path) -> None:
     parts = FakeParts()
-    assert run("generate", "--check", parts=parts).exit_code == 0
-    parts.differing = [folder / "orders.sql"]
+    result = run("generate", "--check", parts=parts)
+    assert (result.exit_code, result.stderr) == (0, "The dbt files are up to date.\n")
+    parts.files = [Written(Path("orders.sql"), UPDATED)]
     result = run("generate", "--check", parts=parts)
     assert result.exit_code == 1
-    assert "differs:" in result.stderr
+    assert "orders.sql: would be updated\n" in result.stderr
     assert "Run `tailrace generate`" in result.stderr
+
+
+def test_sync_writes_the_dbt_files_of_a_table_that_has_none_and_no_others(folder: Path) -> None:
+    parts = FakeParts(has_base=True)
+    parts.files = [Written(Path("orders.sql"), CREATED)]
+    assert "orders.sql: created\n" in run("sync", parts=parts).stderr
+    models = folder / "dbt_project" / "models" / "elsewhere"
+    models.mkdir(parents=True)
+    (models / "orders_latest.sql").write_text("")
+    assert "created" not in run("sync", parts=parts).stderr
 
 
 # --------------------------------------------------------------------------------------- errors
