@@ -29,6 +29,9 @@ from tailrace.model import (
     BaseResult,
     DrainResult,
     Head,
+    Part,
+    PartProgress,
+    PassRecord,
     TableDescription,
     TableStatus,
 )
@@ -187,6 +190,24 @@ class Engine:
         """How each table stands, from the ledger alone: no call to AWS."""
         names = models or [table.model for table in self.config.tables]
         return [self._status(self._table(model)) for model in names]
+
+    def passes(self, model: str, last: int = 10) -> list[PassRecord]:
+        """The last passes over a table's stream, newest first."""
+        return self._log.passes(self._table(model).model, last)
+
+    def base_parts(self, model: str) -> list[PartProgress]:
+        """What the ledger holds of each segment or file of the newest epoch's base, by part."""
+        rows = self._log.query(
+            "SELECT source, origin, part, arg_max(position_to, batch), bool_or(finished),"
+            " sum(row_count), sum(byte_count) FROM tailrace.ledger WHERE model = ?"
+            " AND kind = 'base' AND epoch = (SELECT max(epoch) FROM tailrace.epochs"
+            " WHERE model = ?) GROUP BY source, origin, part ORDER BY length(part), part",
+            [model, model],
+        )
+        return [
+            PartProgress(Part("base", *row[:3]), None, row[3], row[4], int(row[5]), int(row[6]))
+            for row in rows
+        ]
 
     def unmerged(self, models: Sequence[str]) -> list[str]:
         """The models whose log holds visible rows that `<model>_latest` has not merged."""

@@ -89,6 +89,15 @@ class ChangeLog:
         with self._mutex:
             return _head(self._con, model)
 
+    def passes(self, model: str, last: int) -> list[PassRecord]:
+        """The last passes over a table's stream, newest first."""
+        rows = self.query(
+            "SELECT detail::VARCHAR FROM tailrace.ledger"
+            " WHERE model = ? AND kind = 'pass' ORDER BY batch DESC LIMIT ?",
+            [model, last],
+        )
+        return [record for row in rows if (record := _pass_record(row[0]))]
+
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a read-only query over the warehouse."""
         with self._mutex:
