@@ -1,0 +1,103 @@
+"""`<model>/changes` of all tables: one op drains those selected in threads, because a process a
+table would cost more than its pass. The check `freshness` is evaluated with it, or alone."""
+
+# No postponed annotations here: Dagster reads what an op needs from its signature.
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from assets import names
+from assets.freshness import freshness_result, freshness_spec
+from assets.metadata import changes_metadata, failure
+from assets.resource import TailraceResource
+from tailrace.config import Table
+from tailrace.errors import TailraceError
+
+
+def build_changes_assets(*, tables: Sequence[Table]) -> dg.AssetsDefinition:
+    """The assets of all tables' changes, and their freshness checks, in one op."""
+
+    @dg.multi_asset(
+        name="drain",
+        specs=[_changes_spec(table=table) for table in tables],
+        check_specs=[freshness_spec(table=table) for table in tables],
+        can_subset=True,
+        pool=names.DRAIN_POOL,
+    )
+    def drain(context: dg.AssetExecutionContext, tailrace: TailraceResource) -> Iterator[Any]:
+        selected = {key.path[0] for key in context.selected_asset_keys}
+        checked = {key.asset_key.path[0] for key in context.selected_asset_check_keys}
+        to_drain = [table.model for table in tables if table.model in selected]
+        to_check = [table.model for table in tables if table.model in checked]
+        try:
+            yield from _drained(context, tailrace, to_drain, to_check)
+        except TailraceError as error:
+            raise failure(dict.fromkeys(to_drain or to_check, error)) from error
+
+    return drain
+
+
+def _drained(
+    context: dg.AssetExecutionContext,
+    tailrace: TailraceResource,
+    to_drain: Sequence[str],
+    to_check: Sequence[str],
+) -> Iterator[Any]:
+    """Materializations of what could be drained, then the checks, then the failure of the rest:
+    a table that fails holds up no other, and its own models alone are left out."""
+    errors: dict[str, BaseException] = {}
+    with tailrace.engine() as engine:
+        for model, outcome in engine.drain(to_drain).items() if to_drain else ():
+            if isinstance(outcome, BaseException):
+                errors[model] = outcome
+                context.log.error(f"{model}: {outcome}", exc_info=outcome)
+                continue
+            [status] = engine.status([model])
+            context.log.info(_told(model, outcome))
+            yield dg.MaterializeResult(
+                asset_key=names.changes_key(model),
+                metadata=changes_metadata(outcome, status, engine.passes(model)),
+            )
+        for status in engine.status(to_check) if to_check else ():
+            yield freshness_result(status)
+    if errors:
+        raise failure(errors) from next(iter(errors.values()))
+
+
+def _told(model: str, outcome: Any) -> str:
+    if outcome.epoch is None:
+        return f"{model}: has no epoch yet; materialize {model}/base first"
+    tip = "to the tip" if outcome.reached_tip else "not to the tip yet"
+    live = "; the table is live now" if outcome.went_live else ""
+    return (
+        f"{model}: {outcome.rows:,} changes from {outcome.shards_read} shards, {tip},"
+        f" {outcome.seconds:.1f} s{live}"
+    )
+
+
+def _changes_spec(*, table: Table) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=names.changes_key(table.model),
+        deps=[names.base_key(table.model)],
+        group_name=table.model,
+        kinds={"dynamodb", "ducklake"},
+        owners=names.owners(),
+        skippable=True,
+        description=(
+            f"The change log `changes.{table.model}`: every change of DynamoDB table"
+            f" `{table.name}`, as its stream sent it, in order, once.\n\n"
+            "Materializing it drains the stream once, from where the ledger stands to the tip,"
+            f" for at most {table.stream.pass_seconds:.0f} s."
+        ),
+        metadata=_static_metadata(table),
+    )
+
+
+def _static_metadata(table: Table) -> Mapping[str, Any]:
+    return {
+        "table": table.name,
+        "dagster/table_name": f"lake.changes.{table.model}",
+        "source": table.stream.source,
+    }

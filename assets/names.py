@@ -1,0 +1,54 @@
+"""What a table's assets are called, who owns them, and which pools keep their writers apart."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from tailrace.config import Table
+
+OWNERS_VARIABLE = "TAILRACE_OWNERS"
+DEFAULT_OWNERS = "team:data"
+
+# One drain in the whole installation, one merge in the whole warehouse: pools have one slot each.
+DRAIN_POOL = "drain"
+MERGE_POOL = "merge"
+
+FRESHNESS = "freshness"
+
+
+def base_key(model: str) -> dg.AssetKey:
+    """`<model>/base`."""
+    return dg.AssetKey([model, "base"])
+
+
+def changes_key(model: str) -> dg.AssetKey:
+    """`<model>/changes`."""
+    return dg.AssetKey([model, "changes"])
+
+
+def dbt_nodes(model: str) -> tuple[str, str, str]:
+    """The dbt models of one table, in the order of their building."""
+    return (f"stg_{model}_changes", f"{model}_latest", model)
+
+
+def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
+    """`<model>/<dbt model>` for each dbt model of one table."""
+    return tuple(dg.AssetKey([model, node]) for node in dbt_nodes(model))
+
+
+def freshness_key(model: str) -> dg.AssetCheckKey:
+    """The check on `<model>/changes`."""
+    return dg.AssetCheckKey(changes_key(model), FRESHNESS)
+
+
+def base_pool(table: Table) -> str:
+    """Bases of different tables run side by side, two of one table never do."""
+    return f"base_{table.model}"
+
+
+def owners() -> list[str]:
+    """$TAILRACE_OWNERS, separated by commas: `team:data, ana@example.com`."""
+    given = os.environ.get(OWNERS_VARIABLE, DEFAULT_OWNERS)
+    return [owner.strip() for owner in given.split(",") if owner.strip()]

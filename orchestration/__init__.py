@@ -1,0 +1,1 @@
+"""What runs when: jobs, the sensor, schedules, and the definitions that Dagster loads."""

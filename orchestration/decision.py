@@ -1,0 +1,166 @@
+"""What the sensor decides each minute, as pure functions: which runs to ask for, and why not.
+
+It sees what the ledger says of the tables and what Dagster says of the runs, and touches neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from assets.metadata import duration
+from tailrace.model import OPEN
+
+NONE = "none"
+CHANGES, BASE = "changes", "base"
+
+# A base that fails again and again is tried after 1, 2, 4 … minutes, at last every hour.
+RETRY_FIRST = timedelta(minutes=1)
+RETRY_LAST = timedelta(hours=1)
+REASON_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class RunInProgress:
+    """A run that is queued, starting or running; `keys` are the assets it materializes."""
+
+    id: str
+    keys: frozenset[tuple[str, ...]]
+    since: datetime | None = None
+
+    def touches(self, what: str) -> frozenset[str]:
+        """The models whose `base` or `changes` it materializes."""
+        return frozenset(key[0] for key in self.keys if len(key) == 2 and key[1] == what)
+
+
+@dataclass(frozen=True)
+class LastBase:
+    """The newest run of a table's base that has ended. `attempt` counts the sensor's tries in a
+    row, 0 for a run that a person started."""
+
+    run_id: str
+    succeeded: bool
+    canceled: bool
+    attempt: int
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a decision rests on. `states` by model, `due` and `unmerged` of the models that
+    have an epoch, `bases` of those whose base is missing or unfinished."""
+
+    now: datetime
+    states: Mapping[str, str]
+    runs: Sequence[RunInProgress] = ()
+    due: Mapping[str, str] = field(default_factory=dict)
+    unmerged: Sequence[str] = ()
+    bases: Mapping[str, LastBase | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaseRequest:
+    """A run of one table's base. `run_key` is the same until that run has ended."""
+
+    model: str
+    run_key: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class MinuteRequest:
+    """A run over the changes and dbt models of some tables, with the reason for each."""
+
+    reasons: Mapping[str, str]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The tables to drain and build."""
+        return tuple(self.reasons)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to ask for; `notes` say of everything else why not."""
+
+    bases: tuple[BaseRequest, ...] = ()
+    minute: MinuteRequest | None = None
+    notes: tuple[str, ...] = ()
+
+
+def draining(runs: Sequence[RunInProgress]) -> RunInProgress | None:
+    """The run that drains already, if there is one."""
+    return next((run for run in runs if run.touches(CHANGES)), None)
+
+
+def needs_base(states: Mapping[str, str], runs: Sequence[RunInProgress]) -> list[str]:
+    """The models whose base is missing or unfinished, and which no run is reading."""
+    reading = {model for run in runs for model in run.touches(BASE)}
+    return [
+        model
+        for model, state in states.items()
+        if state in (NONE, OPEN) and model not in reading
+    ]
+
+
+def decide(at: Situation) -> Decision:
+    """The bases to start or resume, and the one run of this minute."""
+    bases, notes = _bases(at)
+    running = draining(at.runs)
+    if running is not None:
+        notes.append(_still_draining(running, at.now))
+        return Decision(tuple(bases), None, tuple(notes))
+    reasons = {model: reason for model, reason in at.due.items() if reason}
+    for model in at.unmerged:
+        reasons.setdefault(model, "rows have landed that its models do not show yet")
+    if reasons:
+        return Decision(tuple(bases), MinuteRequest(reasons), tuple(notes))
+    if any(state != NONE for state in at.states.values()):
+        notes.append("Nothing new in the streams.")
+    return Decision(tuple(bases), None, tuple(notes))
+
+
+def reason_tag(reasons: Mapping[str, str]) -> str:
+    """The reasons in one line of bounded length, as a run's tag."""
+    text = "; ".join(f"{model}: {reason}" for model, reason in reasons.items())
+    return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 1]}…"
+
+
+def _bases(at: Situation) -> tuple[list[BaseRequest], list[str]]:
+    requests: list[BaseRequest] = []
+    notes: list[str] = []
+    for model in needs_base(at.states, at.runs):
+        asked = _base(model, at.states[model], at.bases.get(model), at.now)
+        if isinstance(asked, BaseRequest):
+            requests.append(asked)
+        else:
+            notes.append(asked)
+    return requests, notes
+
+
+def _base(model: str, state: str, last: LastBase | None, now: datetime) -> BaseRequest | str:
+    if last is None:
+        return BaseRequest(model, f"base-{model}-first", 1, "the table has no epoch yet")
+    run = f"run {last.run_id[:8]}"
+    if last.canceled:
+        return (
+            f"{model}: its base was canceled ({run}). Materialize {model}/base to go on with it."
+        )
+    key = f"base-{model}-after-{last.run_id}"
+    if last.succeeded:
+        return BaseRequest(model, key, 1, f"its base is {state} in this warehouse")
+    wait = min(RETRY_FIRST * 2 ** min(last.attempt, 10), RETRY_LAST)
+    left = (last.ended_at + wait - now).total_seconds()
+    if last.attempt and left > 0:
+        return (
+            f"{model}: its base failed ({run}: see its error); it is tried again in"
+            f" {duration(left)}, or at once if you materialize {model}/base."
+        )
+    return BaseRequest(model, key, last.attempt + 1, f"its base was interrupted in {run}")
+
+
+def _still_draining(run: RunInProgress, now: datetime) -> str:
+    since = f", for {duration((now - run.since).total_seconds())}" if run.since else ""
+    return f"A drain is in progress: run {run.id[:8]}{since}."

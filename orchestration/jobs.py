@@ -1,0 +1,65 @@
+"""The jobs. All run their steps in one process, because a process a step costs three seconds, and
+a step waits for the outputs it needs rather than for the whole step before it: a table that
+cannot be drained leaves only its own models unbuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from assets import names
+
+executor = dg.in_process_executor.configured(
+    {"step_dependency_config": {"require_upstream_step_success": False}}, name="in_process"
+)
+
+BOOTSTRAP = "bootstrap"
+MINUTE = "minute"
+DBT_TESTS = "dbt_tests"
+
+
+def build_jobs(models: Sequence[str]) -> tuple[dg.JobDefinition, ...]:
+    """The jobs over all tables; whoever launches one selects tables.
+
+    (Dagster's type of an unresolved job is not public, hence the name in the signature.)"""
+    minute_assets = [key for model in models for key in minute_keys(model)]
+    freshness = [names.freshness_key(model) for model in models]
+    dbt_keys = [key for model in models for key in names.dbt_keys(model)]
+    return (
+        dg.define_asset_job(
+            BOOTSTRAP,
+            selection=dg.AssetSelection.assets(*(names.base_key(model) for model in models)),
+            description="Starts an epoch of a table, or goes on with an unfinished one.",
+        ),
+        dg.define_asset_job(
+            MINUTE,
+            selection=dg.AssetSelection.assets(*minute_assets).without_checks()
+            | dg.AssetSelection.checks(*freshness),
+            description="Drains the streams, then builds the dbt models where something landed.",
+        ),
+        dg.define_asset_job(
+            DBT_TESTS,
+            selection=dg.AssetSelection.checks_for_assets(*dbt_keys),
+            description="Brings the dbt models up to date and runs their data tests.",
+        ),
+    )  # type: ignore[return-value]
+
+
+def build_schedules() -> list[dg.ScheduleDefinition]:
+    """The schedules: off until someone switches them on."""
+    return [
+        dg.ScheduleDefinition(
+            name="dbt_tests_hourly",
+            job_name=DBT_TESTS,
+            cron_schedule="7 * * * *",
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description="Runs the data tests of all dbt models. Off by default: they read whole"
+            " tables.",
+        )
+    ]
+
+
+def minute_keys(model: str) -> list[dg.AssetKey]:
+    """What the minute's run materializes of one table."""
+    return [names.changes_key(model), *names.dbt_keys(model)]
