@@ -76,10 +76,35 @@ def attach_sql(warehouse: Warehouse, *, read_only: bool = False) -> str:
 
 
 def load_extensions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
-    """LOADs what the warehouse needs, and an S3 secret where its files are on S3 (from boto3's
-    own credential chain at connect time; it lives in memory only)."""
+    """LOADs what the warehouse needs, with the key to S3 where its files are there."""
     for name in extensions(warehouse):
         con.execute(f"LOAD {literal(extension_path(name))}")
+    renew_s3_secret(con, warehouse)
+
+
+def renew_s3_secret(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+    """Gives DuckDB boto3's credentials of this moment, in memory only. Roles' credentials expire:
+    a writer that lives for hours renews them. Nothing to do where the files are local."""
+    if not warehouse.is_remote_data:
+        return
+    # The one place where lake/ asks sources/: whose credentials these are is boto3's business.
+    from tailrace.sources.aws import s3_access
+
+    access = s3_access()
+    options = {
+        "KEY_ID": literal(access.key_id),
+        "SECRET": literal(access.secret),
+        "REGION": literal(access.region),
+    }
+    if access.token:
+        options["SESSION_TOKEN"] = literal(access.token)
+    if access.endpoint:
+        scheme, _, host = access.endpoint.partition("://")
+        options["ENDPOINT"] = literal(host.rstrip("/"))
+        options["URL_STYLE"] = "'path'"
+        options["USE_SSL"] = "true" if scheme == "https" else "false"
+    values = ", ".join(f"{name} {value}" for name, value in options.items())
+    con.execute(f"CREATE OR REPLACE SECRET tailrace (TYPE s3, {values})")
 
 
 def connect(warehouse: Warehouse, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:

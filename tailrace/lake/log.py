@@ -25,7 +25,7 @@ import duckdb
 from tailrace.config import Warehouse
 from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import discovery
-from tailrace.lake.attach import connect, sqlite_path
+from tailrace.lake.attach import connect, renew_s3_secret, sqlite_path
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
 from tailrace.lake.sql import ident, literal
@@ -46,6 +46,7 @@ COMMIT_ATTEMPTS = 40
 COMMIT_WAIT_SECONDS = 0.05
 COMMIT_WAIT_MAX_SECONDS = 2.0
 LOCK_WAIT_SECONDS = 30.0
+SECRET_SECONDS = 600.0
 
 # What a lost race or a busy catalog says; anything else is not worth another try.
 LOST_RACE = (
@@ -64,7 +65,9 @@ class ChangeLog:
     processes may hold one on the same warehouse. Close it (a context manager) when done."""
 
     def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
         self._con = connect(warehouse)
+        self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
         self._mutex = threading.RLock()
         path = sqlite_path(warehouse)
@@ -253,6 +256,9 @@ class ChangeLog:
         """Runs a transaction, again after each lost race, up to COMMIT_ATTEMPTS times."""
         wait = COMMIT_WAIT_SECONDS
         with self._mutex:
+            if time.monotonic() - self._secret_renewed_at > SECRET_SECONDS:
+                renew_s3_secret(self._con, self._warehouse)
+                self._secret_renewed_at = time.monotonic()
             for attempt in range(1, COMMIT_ATTEMPTS + 1):
                 try:
                     with self._courtesy_lock():

@@ -8,10 +8,12 @@ every failure becomes one of tailrace.errors, with the IAM action or the command
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -96,6 +98,33 @@ CREDENTIALS_REMEDY = (
     " of this machine; `aws sts get-caller-identity` shows who you are. Log in again if the"
     " session has expired."
 )
+
+
+@dataclass(frozen=True, repr=False)
+class S3Access:
+    """What another S3 client needs to act as boto3 would. Never printed."""
+
+    key_id: str
+    secret: str
+    token: str | None
+    region: str
+    endpoint: str | None
+
+
+def s3_access() -> S3Access:
+    """boto3's credentials, region and endpoint for S3 now. Raises Terminal without credentials."""
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise Terminal("No AWS credentials for the warehouse's S3 files.", CREDENTIALS_REMEDY)
+    frozen = credentials.get_frozen_credentials()
+    return S3Access(
+        key_id=frozen.access_key,
+        secret=frozen.secret_key,
+        token=frozen.token,
+        region=session.region_name or "us-east-1",
+        endpoint=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+    )
 
 
 class Aws:
