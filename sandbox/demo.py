@@ -127,7 +127,8 @@ def live(port: int) -> int:
             _wait_until_up(process, address)
         console.print(f"\nDagster's UI: [bold]{address}[/]  (the sensor runs every minute)")
         console.print("Three queries to try, in another terminal, once the first run is through:\n")
-        command = os.path.relpath(_tailrace_command()[0], Path.cwd())
+        script, *module = _tailrace_command()
+        command = " ".join([os.path.relpath(script), *module])
         for query in _QUERIES:
             line = f'{command} sql --config {os.path.relpath(CONFIG)} "{query}"'
             console.print(line, soft_wrap=True, highlight=False, markup=False)
