@@ -36,7 +36,7 @@ BUCKET = "tailrace-demo-exports"
 WRITES_PER_SECOND = 40
 DRAINS = 3
 _UI_SECONDS = 120
-_END_SECONDS = 15
+_END_SECONDS = 10
 
 _CONFIGURATION = f"""\
 # The demo's own: the two tables of ../tailrace.yaml, in a warehouse that each demo starts anew.
@@ -176,6 +176,10 @@ def _dagster(demo: World, port: int) -> Iterator[tuple[subprocess.Popen[bytes], 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and all that it started: politely, then firmly."""
+    # An impatient second Ctrl-C must not leave half of it running.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    console.print("\nEnding Dagster and the local AWS …")
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signal_number)
@@ -284,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"[red]{error}[/]")
         return 1
     except KeyboardInterrupt:
-        console.print("\nEverything the demo started has ended.")
+        console.print("Everything the demo started has ended.")
         return 1 if options.once else 0
 
 
