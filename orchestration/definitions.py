@@ -1,40 +1,11 @@
 """What Dagster loads: `defs`, made from tailrace.yaml ($TAILRACE_CONFIG, else ./tailrace.yaml).
 
-Every run loads this module in a process of its own, so it imports little; the engine, boto3,
-DuckDB and dbt are imported by what uses them. A mistake in the configuration is raised as it is:
-Dagster shows it as the reason why the code location could not be loaded.
+Every run loads this module in a process of its own, so it imports little; the engine, boto3 and
+DuckDB are imported by what uses them. A mistake in the configuration is raised as it is: Dagster
+shows it as the reason why the code location could not be loaded.
 """
 
-from __future__ import annotations
-
-import dagster as dg
-
-from assets.base import build_base_asset
-from assets.changes import build_changes_assets
-from assets.manifest import manifest_for
-from assets.models import build_model_assets
-from assets.resource import TailraceResource
-from orchestration.jobs import build_jobs, build_schedules, executor
-from orchestration.sensor import build_drain_sensor
-from tailrace.config import Config, load_config
-
-
-def build_definitions(config: Config) -> dg.Definitions:
-    """All definitions for the tables of one configuration."""
-    manifest = manifest_for(config)
-    jobs = build_jobs(config.models)
-    return dg.Definitions(
-        assets=[
-            *(build_base_asset(table=table) for table in config.tables),
-            build_changes_assets(tables=config.tables),
-            *(build_model_assets(table=table, manifest=manifest) for table in config.tables),
-        ],
-        jobs=jobs,
-        schedules=build_schedules(),
-        sensors=[build_drain_sensor(models=config.models, targets=jobs)],
-        resources={"tailrace": TailraceResource(config_path=str(config.path))},
-        executor=executor,
-    )
-
+from orchestration.code_location import build_definitions
+from tailrace.config import load_config
 
 defs = build_definitions(load_config())

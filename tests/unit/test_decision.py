@@ -1,0 +1,124 @@
+"""What the sensor asks for each minute, decided from states, runs and reasons alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestration.decision import (
+    REASON_LENGTH,
+    LastBase,
+    RunInProgress,
+    Situation,
+    decide,
+    reason_tag,
+)
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def run(*keys: tuple[str, str], id: str = "11112222-3333") -> RunInProgress:
+    return RunInProgress(id, frozenset(keys), NOW - timedelta(seconds=75))
+
+
+def ended(attempt: int = 1, *, ago: float = 0, **how: bool) -> LastBase:
+    outcome = {"succeeded": False, "canceled": False} | how
+    return LastBase(
+        "aaaabbbb-cccc", attempt=attempt, ended_at=NOW - timedelta(seconds=ago), **outcome
+    )
+
+
+def test_a_table_without_an_epoch_gets_its_first_base() -> None:
+    decided = decide(Situation(NOW, {"orders": "none"}))
+    assert [(b.model, b.run_key, b.attempt) for b in decided.bases] == [
+        ("orders", "base-orders-first", 1)
+    ]
+    assert decided.minute is None
+
+
+def test_a_base_that_is_being_read_is_left_alone() -> None:
+    decided = decide(Situation(NOW, {"orders": "open"}, [run(("orders", "base"))]))
+    assert decided.bases == ()
+
+
+def test_an_interrupted_base_goes_on_in_a_run_of_its_own_key() -> None:
+    at = Situation(NOW, {"orders": "open"}, bases={"orders": ended(1, ago=120)})
+    [base] = decide(at).bases
+    assert (base.run_key, base.attempt) == ("base-orders-after-aaaabbbb-cccc", 2)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "ago", "goes_on"),
+    [(1, 119, False), (1, 120, True), (4, 900, False), (4, 960, True), (30, 3600, True)],
+)
+def test_a_base_that_keeps_failing_is_tried_ever_more_rarely(
+    attempt: int, ago: float, goes_on: bool
+) -> None:
+    at = Situation(NOW, {"orders": "open"}, bases={"orders": ended(attempt, ago=ago)})
+    decided = decide(at)
+    assert bool(decided.bases) == goes_on
+    assert goes_on or "its base failed (run aaaabbbb" in decided.notes[0]
+
+
+def test_a_base_that_a_person_started_and_that_died_goes_on_at_once() -> None:
+    at = Situation(NOW, {"orders": "open"}, bases={"orders": ended(0)})
+    assert [base.attempt for base in decide(at).bases] == [1]
+
+
+def test_a_base_that_a_person_canceled_stays_canceled() -> None:
+    at = Situation(NOW, {"orders": "open"}, bases={"orders": ended(canceled=True, ago=9999)})
+    decided = decide(at)
+    assert decided.bases == ()
+    assert "Materialize orders/base to go on" in decided.notes[0]
+
+
+def test_a_new_warehouse_gets_new_bases_though_the_old_runs_succeeded() -> None:
+    at = Situation(NOW, {"orders": "none"}, bases={"orders": ended(succeeded=True, ago=9999)})
+    assert [base.run_key for base in decide(at).bases] == ["base-orders-after-aaaabbbb-cccc"]
+
+
+@pytest.mark.parametrize("state", ["base_complete", "live"])
+def test_a_complete_base_is_not_read_again(state: str) -> None:
+    assert decide(Situation(NOW, {"orders": state})).bases == ()
+
+
+def test_one_run_drains_all_tables_that_are_due_and_no_other() -> None:
+    states = {"orders": "live", "customers": "open", "quiet": "live"}
+    due = {"orders": "new records", "customers": "no pass yet", "quiet": ""}
+    reading = [run(("customers", "base"))]
+    decided = decide(Situation(NOW, states, reading, due))
+    assert decided.minute is not None
+    assert decided.minute.models == ("orders", "customers")
+    assert decided.bases == ()
+
+
+def test_nothing_is_asked_for_while_a_drain_is_in_progress() -> None:
+    at = Situation(NOW, {"orders": "live"}, [run(("orders", "changes"))], {"orders": "new records"})
+    decided = decide(at)
+    assert decided.minute is None
+    assert decided.notes == ("A drain is in progress: run 11112222, for 1 min 15 s.",)
+
+
+def test_a_base_or_a_test_in_progress_holds_up_no_drain() -> None:
+    runs = [run(("orders", "base")), run()]
+    assert decide(Situation(NOW, {"orders": "open"}, runs, {"orders": "due"})).minute is not None
+
+
+def test_rows_that_landed_without_being_merged_are_a_reason() -> None:
+    at = Situation(NOW, {"orders": "live"}, due={"orders": ""}, unmerged=["orders"])
+    decided = decide(at)
+    assert decided.minute is not None
+    assert "do not show yet" in decided.minute.reasons["orders"]
+
+
+def test_an_idle_minute_says_so() -> None:
+    decided = decide(Situation(NOW, {"orders": "live"}, due={"orders": ""}))
+    assert (decided.bases, decided.minute) == ((), None)
+    assert decided.notes == ("Nothing new in the streams.",)
+
+
+def test_a_tag_with_many_reasons_stays_short() -> None:
+    text = reason_tag({f"table{n}": "shard shardId-000 is new" for n in range(100)})
+    assert text.startswith("table0: shard shardId-000 is new; table1: ")
+    assert len(text) == REASON_LENGTH
