@@ -161,9 +161,12 @@ def _progress_line(at: BaseProgress) -> str:
 
 
 def _progress_detail(at: BaseProgress) -> str:
+    if not at.parts_total:  # only an export does not know its files from the beginning
+        return f"waiting for the export of about {at.expected_items:,} items"
     of = f" of about {at.expected_items:,}" if at.expected_items else ""
+    rate = f", {at.rate:,.0f} items/s" if at.rate else ""
     left = f", {duration(at.seconds_left)} left" if at.seconds_left is not None else ""
     return (
         f"{at.items:,}{of} items, {at.bytes / 10**6:,.1f} MB, parts {at.parts_done}/"
-        f"{at.parts_total}, {at.rate:,.0f} items/s{left}"
+        f"{at.parts_total}{rate}{left}"
     )

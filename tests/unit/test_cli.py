@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from tailrace.cli import OnProgress, Parts, app
 from tailrace.config import Config, load_config
-from tailrace.console import duration
+from tailrace.console import Reporter, duration
 from tailrace.errors import ConfigError, Gap, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
@@ -192,6 +192,13 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> Non
     assert lines == [
         "orders: 0 of about 20,000 items, 0.0 MB, parts 1/8, 4,000 items/s, 3 s left"
     ], "one line in ten seconds, not one a page"
+
+
+def test_an_export_that_aws_still_works_on_is_said_to_be_waited_for(folder: Path) -> None:
+    reporter = Reporter()
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        reporter.progress(BaseProgress("orders", 0, 0, 0, 0, 20_000, 0.0, None))
+    assert stderr.getvalue() == "orders: waiting for the export of about 20,000 items\n"
 
 
 def test_a_failed_base_exits_1_with_message_and_remedy_and_no_trace(folder: Path) -> None:
