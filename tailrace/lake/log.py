@@ -359,10 +359,16 @@ def _head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     return Head(
         batch=max((row[-1] for row in (*positions, *epochs, (passes[0] or 0,))), default=0),
         table=_table(con, model),
-        epochs=tuple(Epoch(*row[:8], json.loads(row[8]) if row[8] else {}) for row in epochs),
+        epochs=tuple(_epoch(row) for row in epochs),
         positions={Part(*row[:4]): Position(row[4], row[5]) for row in positions},
         last_pass=_pass_record(passes[1]),
     )
+
+
+def _epoch(row: tuple[Any, ...]) -> Epoch:
+    number, kind, method, state, table_id, stream_arn, opened_at, changed_at, detail, _ = row
+    values = json.loads(detail) if detail else {}
+    return Epoch(number, kind, method, state, table_id, stream_arn, opened_at, changed_at, values)
 
 
 def _table(con: duckdb.DuckDBPyConnection, model: str) -> TableDescription | None:
