@@ -1,0 +1,274 @@
+"""Fabricated change logs over a real DuckLake, and what the models must make of them.
+
+`Table` lands batches as the engine would; `expected` works out the answer in plain Python, from
+the rules alone, without SQL. It shares no code with the macros.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tailrace.config import Config, load_config
+from tailrace.lake import discovery
+from tailrace.lake.schema import create_control_tables, create_log
+from tailrace.lake.sql import ident
+
+Item = Mapping[str, Any]
+
+OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expired", "_image"}
+RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl"}
+
+
+def write_config(folder: Path, project: Path, models: Iterable[str]) -> Config:
+    """A tailrace.yaml in `folder` with the warehouse beside it."""
+    tables = "".join(f"  - {{name: {model}}}\n" for model in models)
+    file = folder / "tailrace.yaml"
+    file.write_text(
+        f"warehouse: {{catalog: 'sqlite:warehouse/catalog.sqlite', data_path: warehouse/data}}\n"
+        f"dbt: {{project_dir: '{project}'}}\ntables:\n{tables}"
+    )
+    return load_config(file)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a change log, as the reference sees it."""
+
+    batch: int
+    epoch: int
+    phase: int
+    position: int
+    op: str
+    key: str
+    image: str | None
+
+    @property
+    def version(self) -> str:
+        return f"{self.epoch:06d}{self.phase}{self.position:040d}"
+
+
+@dataclass
+class Table:
+    """One table's log: what was landed, in the warehouse (`con`) and for the reference."""
+
+    config: Config
+    con: duckdb.DuckDBPyConnection
+    model: str
+    key: tuple[str, ...] = ("pk",)
+    batch: int = 0
+    rows: list[Row] = field(default_factory=list)
+    live: dict[int, tuple[int, str]] = field(default_factory=dict)
+    seen: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def open(self, epoch: int, kind: str = "full") -> None:
+        """Opens an epoch: a batch of its own."""
+        con = self.con
+        create_control_tables(con)
+        create_log(con, self.model)
+        self.batch += 1
+        schema = json.dumps([{"name": name, "type": "S"} for name in self.key])
+        con.execute(
+            "INSERT INTO tailrace.tables VALUES (?, ?, ?, NULL, NULL, ?, NULL, NULL, now())",
+            [self.model, self.batch, self.model, schema],
+        )
+        self._epoch(con, epoch, kind, "open")
+        if self.batch == 1:
+            self.seen += [(1, name, "S") for name in self.key]
+
+    def go_live(self, epoch: int, kind: str = "full") -> None:
+        """Takes an epoch live: a batch of its own."""
+        self.batch += 1
+        self._epoch(self.con, epoch, kind, "live")
+        self.live[epoch] = (self.batch, kind)
+
+    def base(self, epoch: int, *items: Item) -> None:
+        """Lands base rows in one batch."""
+        self._land([(epoch, 0, 0, "READ", self.key_of(item), item) for item in items])
+
+    def stream(self, epoch: int, *changes: tuple[int, Item | None, Item]) -> None:
+        """Lands stream rows in one batch: (position, new item or None for a removal, key)."""
+        self._land(
+            [
+                (epoch, 1, position, "MODIFY" if item else "REMOVE", self.key_of(key), item)
+                for position, item, key in changes
+            ]
+        )
+
+    def key_of(self, item: Item) -> str:
+        return _json({name: item[name] for name in self.key})
+
+    def _epoch(self, con: duckdb.DuckDBPyConnection, epoch: int, kind: str, state: str) -> None:
+        con.execute(
+            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, 'scan', ?, '', '', NULL, now())",
+            [self.model, self.batch, epoch, kind, state],
+        )
+
+    def _land(self, changes: list[tuple[int, int, int, str, str, Item | None]]) -> None:
+        if not changes:
+            return
+        self.batch += 1
+        log = ident("changes", self.model)
+        landed = [
+            Row(self.batch, epoch, phase, position, op, key, _json(item) if item else None)
+            for epoch, phase, position, op, key, item in changes
+        ]
+        con = self.con
+        con.execute("BEGIN")
+        con.executemany(
+            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, now(), false, now())",
+            [[r.batch, r.version, r.epoch, r.op, r.key, r.image] for r in landed],
+        )
+        known = con.execute(
+            "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
+            " WHERE model = ? GROUP BY ALL",
+            [self.model],
+        ).fetchall()
+        found = discovery.discover(
+            con,
+            f"(SELECT key, image FROM {log} WHERE batch = {self.batch})",
+            [discovery.Attribute(*row) for row in known],
+        )
+        if found:
+            con.execute(discovery.insert_sql(self.model, self.batch, found))
+        con.execute("COMMIT")
+        self.rows += landed
+        for row in landed:
+            for name, value in json.loads(row.image or "{}").items():
+                self.seen.append((row.batch, name, next(iter(value))))
+
+
+def query(con: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    """The rows of a query, as an analyst gets them."""
+    found = con.execute(sql)
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+# ------------------------------------------------------------------------------- the reference
+
+
+def expected_items(table: Table) -> dict[str, dict[str, Any]]:
+    """Each living key's item, in DynamoDB JSON, once everything landed so far is merged."""
+    if not table.live:
+        return {}
+    newest: dict[str, Row] = {}
+    for row in table.rows:
+        if row.phase == 0 and row.epoch not in table.live:
+            continue
+        if row.key not in newest or row.version > newest[row.key].version:
+            newest[row.key] = row
+    full = max((epoch for epoch, (_, kind) in table.live.items() if kind == "full"), default=0)
+    return {
+        key: json.loads(row.image)
+        for key, row in newest.items()
+        if row.image is not None and row.epoch >= full
+    }
+
+
+def expected_names(table: Table) -> dict[str, str]:
+    """The column of each attribute: first seen, first served; case makes no difference."""
+    first: dict[str, int] = {}
+    for batch, name, _ in table.seen:
+        first[name] = min(batch, first.get(name, batch))
+    taken = set(RESERVED)
+    names: dict[str, str] = {}
+    for name in sorted(first, key=lambda each: (first[each], each.encode())):
+        plain = "".join("_" if c == '"' or c < " " or c == "\x7f" else c for c in name) or "unnamed"
+        free, number = plain, 1
+        while free.lower() in taken:
+            number += 1
+            free = f"{plain}_{number}"
+        taken.add(free.lower())
+        names[name] = free
+    return names
+
+
+def expected_type(table: Table, name: str) -> str:
+    """The SQL type of an attribute's column."""
+    tags = {tag for _, seen, tag in table.seen if seen == name} - {"NULL"}
+    if tags == {"N"}:
+        texts = [
+            json.loads(row.image)[name].get("N")
+            for row in table.rows
+            if row.image and name in json.loads(row.image)
+        ]
+        return _number_type([text for text in texts if text is not None])
+    simple = {"S": "VARCHAR", "BOOL": "BOOLEAN", "B": "BLOB"}
+    return simple.get(next(iter(tags)), "JSON") if len(tags) == 1 else "JSON"
+
+
+def _number_type(texts: list[str]) -> str:
+    if not texts:
+        return "VARCHAR"
+    if any("E" in text.upper() for text in texts):
+        return "VARCHAR"
+    whole = max(len(text.lstrip("-").partition(".")[0]) for text in texts)
+    scale = max(len(text.partition(".")[2]) for text in texts)
+    if scale == 0 and whole <= 18:
+        return "BIGINT"
+    return f"DECIMAL(38,{scale})" if whole + scale <= 38 else "VARCHAR"
+
+
+def expected_value(value: Mapping[str, Any] | None, type_: str) -> Any:
+    """A DynamoDB value as the column of that type shows it."""
+    if value is None:
+        return None
+    tag, inner = next(iter(value.items()))
+    if type_ == "JSON":
+        return json.loads(json.dumps(value))
+    if tag == "NULL":
+        return None
+    if type_ == "BIGINT":
+        return int(inner)
+    if type_.startswith("DECIMAL"):
+        return Decimal(inner)
+    return base64.b64decode(inner) if type_ == "BLOB" else inner
+
+
+def differences(table: Table) -> list[str]:
+    """How the public model and the merged table differ from the reference; empty if they do not."""
+    items = expected_items(table)
+    names = expected_names(table)
+    types = {name: expected_type(table, name) for name in names}
+    latest = query(table.con, f"SELECT * FROM analytics.{table.model}_latest")
+    public = query(table.con, f"SELECT * FROM analytics.{table.model}")
+    found = (
+        [f"{len(public)} rows in public, {len(items)} expected"]
+        if len(public) != len(items)
+        else []
+    )
+    living = {row["_key"]: row for row in latest if row["_op"] != "REMOVE"}
+    if len({row["_key"] for row in latest}) != len(latest):
+        found.append("a key stands twice")
+    found += [f"missing {key}" for key in items.keys() - living.keys()]
+    found += [f"too many {key}" for key in living.keys() - items.keys()]
+    for key in items.keys() & living.keys():
+        row = living[key]
+        if json.loads(row["_image"]) != items[key]:
+            found.append(f"{key}: {row['_image']}, expected {items[key]}")
+        for name, column in names.items():
+            wanted = expected_value(items[key].get(name), types[name])
+            shown = row.get(column, "no such column")
+            if types[name] == "JSON" and isinstance(shown, str) and column in row:
+                shown = json.loads(shown)
+            if shown != wanted or type(shown) is not type(wanted):
+                found.append(f"{key}.{name}: {shown!r} in {column}, expected {wanted!r}")
+    described = query(table.con, f"DESCRIBE analytics.{table.model}_latest")
+    columns = {row["column_name"]: row["column_type"] for row in described}
+    for name, column in names.items():
+        if columns.get(column) != types[name]:
+            found.append(f"{name}: {column} is {columns.get(column)}, expected {types[name]}")
+    extra = columns.keys() - OURS - set(names.values())
+    return found + [f"a column nobody asked for: {name}" for name in extra]
+
+
+def _json(value: Item) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
