@@ -6,7 +6,7 @@ leaves the algorithms to capture/.
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
 import tempfile
 import threading
@@ -25,7 +25,6 @@ from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
     BASE_COMPLETE,
-    LIVE,
     BaseResult,
     DrainResult,
     Head,
@@ -66,6 +65,34 @@ class WorldClock:
         return self.aws.now()
 
 
+class Scratch:
+    """A folder for staged pages and fetched files. It is locked while its process lives, so that
+    whoever comes next removes what a killed one left behind, and nothing else."""
+
+    PREFIX = "tailrace-scratch-"
+
+    def __init__(self) -> None:
+        for left in Path(tempfile.gettempdir()).glob(f"{self.PREFIX}*"):
+            self._remove_if_left(left)
+        self.path = Path(tempfile.mkdtemp(prefix=self.PREFIX))
+        self._lock = (self.path / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+    @staticmethod
+    def _remove_if_left(folder: Path) -> None:
+        try:
+            with (folder / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use, another user's, or just being made
+            return
+
+
 class Engine:
     """The tables of one tailrace.yaml. Use it as a context manager; its methods may be called
     from several threads."""
@@ -77,7 +104,7 @@ class Engine:
         self._aws = Aws(config.aws)
         self._clock = WorldClock(self._aws)
         self._log = ChangeLog(config.warehouse)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"tailrace-{os.getpid()}-"))
+        self._scratch = Scratch()
 
     @classmethod
     def open(cls, config: Config, *, progress: bootstrap.Progress | None = None) -> Engine:
@@ -96,7 +123,7 @@ class Engine:
         """Ends running work at its next step, closes the warehouse, removes scratch files."""
         self.stop.set()
         self._log.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
     # ---------------------------------------------------------------------------------- work
 
@@ -217,26 +244,33 @@ class Engine:
         head = self._log.head(model)
         if head.live is None:
             return False
-        latest = self._log.query(
+        latest = ident("analytics", f"{model}_latest")
+        built = self._log.query(
             "SELECT count(*) FROM information_schema.tables WHERE table_catalog = 'lake'"
             " AND table_schema = 'analytics' AND table_name = ?",
             [f"{model}_latest"],
         )
-        if not latest[0][0]:
+        if not built[0][0]:
             return True
-        merged = self._log.query(
-            f"SELECT coalesce(max(_batch), 0) FROM {ident('analytics', f'{model}_latest')}"
-        )[0][0]
-        landed = self._log.query(
-            "SELECT coalesce(max(batch), 0) FROM tailrace.ledger"
-            " WHERE model = ? AND kind = 'stream' AND row_count > 0",
-            [model],
-        )[0][0]
-        went_live = self._log.query(
-            "SELECT coalesce(max(batch), 0) FROM tailrace.epochs WHERE model = ? AND state = ?",
-            [model, LIVE],
-        )[0][0]
-        return bool(max(landed, went_live) > merged)
+        # New rows of the stream or of a base that went live; or a base that went live without
+        # some key that is still shown.
+        return bool(
+            self._log.query(
+                f"""
+                WITH merged AS (
+                    SELECT coalesce(max(_batch), 0) AS batch,
+                        min(_epoch) FILTER (WHERE _op <> 'REMOVE') AS oldest FROM {latest})
+                SELECT EXISTS (FROM tailrace.ledger WHERE model = $model AND kind = 'stream'
+                        AND row_count > 0 AND batch > (SELECT batch FROM merged))
+                    OR EXISTS (FROM tailrace.epochs AS live WHERE model = $model
+                        AND state = 'live' AND batch > (SELECT batch FROM merged)
+                        AND (epoch > (SELECT oldest FROM merged)
+                            OR EXISTS (FROM tailrace.ledger WHERE model = $model
+                                AND kind = 'base' AND epoch = live.epoch AND row_count > 0)))
+                """,
+                {"model": model},
+            )[0][0]
+        )
 
     def _status(self, table: Table) -> TableStatus:
         head = self._log.head(table.model)
@@ -281,7 +315,7 @@ class Engine:
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.path))
         try:
             yield folder
         finally:

@@ -43,25 +43,58 @@ def discover(
     before = dict(seen)
     if not seen:
         _learn(con, f"(SELECT * FROM {batch_sql} LIMIT {SEED_ROWS})", seen)
-    unexplained = _unexplained_sql(batch_sql, list(seen))
-    if _count(con, unexplained):
-        _learn(con, unexplained, seen)
-    for found in _digits(con, batch_sql, [each for each in seen.values() if each.type == "N"]):
-        seen[(found.path, found.type)] = found
+    looked_up = list(seen.values())
+    if _look_up(con, batch_sql, looked_up, seen):
+        _learn(con, _unexplained_sql(batch_sql, looked_up), seen)
+        fresh = [each for name, each in seen.items() if each.type == "N" and name not in before]
+        if fresh:
+            _look_up(con, batch_sql, fresh, seen)
     return [each for name, each in seen.items() if before.get(name) != each]
 
 
-def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
-    row = con.execute(f"SELECT count(*) FROM {sql}").fetchone()
-    return int(row[0]) if row else 0
+def _look_up(
+    con: duckdb.DuckDBPyConnection,
+    batch_sql: str,
+    attributes: list[Attribute],
+    seen: dict[tuple[str, str], Attribute],
+) -> int:
+    """Widens the numbers among `attributes` in `seen`; returns how many rows hold more than
+    `attributes`. One pass: the image is parsed for its values and for its members, no more."""
+    numbers = [(n, each) for n, each in enumerate(attributes, start=1) if each.type == "N"]
+    measures = "".join(f", {_digits_sql(f'v[{n}]')}" for n, _ in numbers)
+    row = con.execute(f"""
+        SELECT count(*) FILTER (len(json_keys(image)) <> list_count(v)){measures}
+        FROM (SELECT image, {_values_sql(attributes)} AS v FROM {batch_sql}
+            WHERE image IS NOT NULL)""").fetchone()
+    assert row is not None
+    for index, (_, each) in enumerate(numbers):
+        digits, scale, exponent = row[3 * index + 1 : 3 * index + 4]
+        if digits is not None:
+            seen[(each.path, each.type)] = _widened(each, digits, scale, exponent)
+    return int(row[0])
 
 
-def _unexplained_sql(batch_sql: str, names: list[tuple[str, str]]) -> str:
-    paths = literals(pointer(path, kind) for path, kind in names)
-    found = f"list_count(json_type(image, {paths}))" if names else "0"
+def _values_sql(attributes: list[Attribute]) -> str:
+    paths = literals(pointer(each.path, each.type) for each in attributes)
+    return f"json_extract_string(image, {paths})" if attributes else "[]::VARCHAR[]"
+
+
+def _digits_sql(text: str) -> str:
+    """Three aggregates over number texts: most digits before the point, most after it, and
+    whether any is in exponent notation. No string is built, this runs for every number."""
+    fraction = f"CASE WHEN contains({text}, '.') THEN strlen({text}) - instr({text}, '.')"
+    sign = f"starts_with({text}, '-')::INTEGER"
     return (
-        f"(SELECT key, image FROM {batch_sql}"
-        f" WHERE image IS NOT NULL AND len(json_keys(image)) <> {found})"
+        f"max(strlen({text}) - {sign} - {fraction} + 1 ELSE 0 END),"
+        f" max({fraction} ELSE 0 END),"
+        f" bool_or(contains({text}, 'E') OR contains({text}, 'e'))"
+    )
+
+
+def _unexplained_sql(batch_sql: str, attributes: list[Attribute]) -> str:
+    return (
+        f"(SELECT key, image FROM {batch_sql} WHERE image IS NOT NULL"
+        f" AND len(json_keys(image)) <> list_count({_values_sql(attributes)}))"
     )
 
 
@@ -70,37 +103,13 @@ def _learn(
 ) -> None:
     rows = con.execute(f"""
         WITH members AS (
-            SELECT key, image, unnest(json_keys(image)) AS path FROM {rows_sql}
-            WHERE image IS NOT NULL)
-        SELECT path, json_keys(image, '/' || replace(replace(path, '~', '~0'), '/', '~1'))[1],
-            min(key)
-        FROM members GROUP BY ALL ORDER BY ALL""").fetchall()
+            SELECT key, unnest(json_keys(image)) AS path,
+                unnest(json_extract(image, '$.*')) AS value
+            FROM {rows_sql} WHERE image IS NOT NULL)
+        SELECT path, json_keys(value)[1], min(key) FROM members GROUP BY ALL ORDER BY ALL
+        """).fetchall()
     for path, kind, example in rows:
         seen.setdefault((path, kind), Attribute(path, kind, example_key=example))
-
-
-def _digits(
-    con: duckdb.DuckDBPyConnection, batch_sql: str, numbers: list[Attribute]
-) -> list[Attribute]:
-    if not numbers:
-        return []
-    paths = literals(pointer(each.path, "N") for each in numbers)
-    measures = ", ".join(
-        f"max(strlen(ltrim(split_part(n[{i}], '.', 1), '-'))),"
-        f" max(strlen(split_part(n[{i}], '.', 2))),"
-        f" bool_or(contains(upper(n[{i}]), 'E'))"
-        for i in range(1, len(numbers) + 1)
-    )
-    row = con.execute(f"""
-        SELECT {measures} FROM (
-            SELECT json_extract_string(image, {paths}) AS n FROM {batch_sql}
-            WHERE image IS NOT NULL)""").fetchone()
-    assert row is not None
-    return [
-        _widened(each, *row[3 * index : 3 * index + 3])
-        for index, each in enumerate(numbers)
-        if row[3 * index] is not None
-    ]
 
 
 def _widened(attribute: Attribute, integer_digits: int, scale: int, exponent: bool) -> Attribute:

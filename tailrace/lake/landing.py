@@ -56,7 +56,9 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
         pointer("eventName"),
         pointer("dynamodb", "SequenceNumber"),
         pointer("dynamodb", "ApproximateCreationDateTime"),
+        # AWS's API model says PrincipalId, the events that AWS shows say principalId.
         pointer("userIdentity", "principalId"),
+        pointer("userIdentity", "PrincipalId"),
     ]
     n = len(paths)
     return f"""
@@ -64,7 +66,8 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
             s[1] AS op, {_key_sql(key)} AS key,
             CASE WHEN s[1] <> 'REMOVE' THEN v[{n + 1}] END AS image, v[{n + 2}] AS old_image,
             to_timestamp(s[3]::DOUBLE) AS changed_at,
-            coalesce(s[1] = 'REMOVE' AND s[4] = {literal(TTL_PRINCIPAL)}, false) AS ttl_expired
+            s[1] = 'REMOVE'
+                AND coalesce(s[4], s[5], '') = {literal(TTL_PRINCIPAL)} AS ttl_expired
         FROM (SELECT json_extract(json, {literals([*paths, *images])}) AS v,
             json_extract_string(json, {literals(scalars)}) AS s FROM {source})"""
 

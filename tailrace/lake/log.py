@@ -101,7 +101,9 @@ class ChangeLog:
         )
         return [record for row in rows if (record := _pass_record(row[0]))]
 
-    def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    def query(
+        self, sql: str, parameters: list[Any] | dict[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """The rows of a read-only query over the warehouse."""
         with self._mutex:
             return self._con.execute(sql, parameters or []).fetchall()

@@ -12,6 +12,7 @@ import pytest
 
 from sandbox.workload import churn, create_table
 from tailrace.engine import Engine
+from tailrace.transform.runner import build
 from tests.integration.replica import (
     assert_equal,
     drain_until_caught_up,
@@ -99,3 +100,16 @@ def test_a_second_base_drops_keys_that_vanished_and_loses_nothing(
         assert second.epoch == 2
         drain_until_caught_up(engine, "events")
     assert_equal(config, aws.dynamodb, name, "events")
+
+
+def test_an_empty_table_goes_live_is_built_once_and_then_rests(
+    aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_margin(monkeypatch)
+    config, _ = _busy_table(aws, tmp_path, "{method: scan, segments: 2}")
+    with Engine.open(config) as engine:
+        engine.base("events")
+        drain_until_caught_up(engine, "events")
+        assert engine.unmerged(["events"]) == ["events"]
+        build(config, ["events"])
+        assert engine.unmerged(["events"]) == []

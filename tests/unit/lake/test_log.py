@@ -146,12 +146,18 @@ def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
     log: ChangeLog, tmp_path: Path
 ) -> None:
     ttl = {"userIdentity": {"type": "Service", "principalId": "dynamodb.amazonaws.com"}}
+    other = {"userIdentity": {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}}
     rows = staged(
         tmp_path,
-        [record(1, "9" * 21), record(1, "1" + "0" * 21, "REMOVE", **ttl), record(2, "5", "REMOVE")],
+        [
+            record(1, "9" * 21),
+            record(1, "1" + "0" * 21, "REMOVE", **ttl),
+            record(2, "5", "REMOVE"),
+            record(3, "1" + "0" * 22, "REMOVE", **other),
+        ],
         Shape.STREAM_RECORDS,
     )
-    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "1", 3),), rows))
+    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "1", 4),), rows))
     found = log.query(
         "SELECT op, ttl_expired, image IS NULL, key FROM changes.orders ORDER BY version"
     )
@@ -160,6 +166,7 @@ def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
         ("REMOVE", False, True, key(2)),
         ("MODIFY", False, False, key(1)),
         ("REMOVE", True, True, key(1)),
+        ("REMOVE", True, True, key(3)),
     ]
 
 
