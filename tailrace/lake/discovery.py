@@ -46,8 +46,9 @@ def discover(
     looked_up = list(seen.values())
     if _look_up(con, batch_sql, looked_up, seen):
         _learn(con, _unexplained_sql(batch_sql, looked_up), seen)
-        fresh = [each for name, each in seen.items() if each.type == "N" and name not in before]
-        if fresh:
+        known_before = {(each.path, each.type) for each in looked_up}
+        fresh = [each for name, each in seen.items() if name not in known_before]
+        if any(each.type == "N" for each in fresh):
             _look_up(con, batch_sql, fresh, seen)
     return [each for name, each in seen.items() if before.get(name) != each]
 
