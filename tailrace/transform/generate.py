@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,15 +84,19 @@ def _write(path: Path, body: str, *, write: bool) -> Written:
     if found is not None and not _is_ours(path, found):
         return Written(path, EDITED)
     if write:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wanted)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written: {error.strerror}.",
-                "Make the folder writable, or name another in dbt.project_dir.",
-            ) from error
+        _put(path, wanted)
     return Written(path, CREATED if found is None else UPDATED)
+
+
+def _put(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}.",
+            "Make the folder writable, or name another in dbt.project_dir.",
+        ) from error
 
 
 def _sealed(path: Path, body: str) -> str:
@@ -322,8 +325,7 @@ def _scaffold(project: Path, *, write: bool) -> Iterator[Written]:
             if copy.exists():
                 continue
             if write:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
+                _put(copy, file.read_text())
             yield Written(copy, CREATED)
 
 

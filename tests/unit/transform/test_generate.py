@@ -1,0 +1,132 @@
+"""Generating dbt files: what is written, what is left alone, what is said about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tailrace.config import Config, load_config
+from tailrace.errors import ConfigError
+from tailrace.lake.version import version_sql
+from tailrace.transform.generate import check, generate
+
+OWN_PROJECT = Path(__file__).parents[3] / "dbt_project"
+
+
+def config_with(folder: Path, *tables: str) -> Config:
+    file = folder / "tailrace.yaml"
+    file.write_text("tables:\n" + "".join(f"  - name: {name}\n" for name in tables))
+    return load_config(file)
+
+
+def statuses(config: Config) -> dict[str, str]:
+    project = config.dbt.project_dir
+    return {str(each.path.relative_to(project)): each.status for each in generate(config)}
+
+
+def test_each_table_gets_three_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "Orders-2")
+    generate(config)
+    folder = config.dbt.project_dir / "models" / "orders_2"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "orders_2.sql",
+        "orders_2.yml",
+        "orders_2_latest.sql",
+        "stg_orders_2_changes.sql",
+    ]
+    assert (folder / "orders_2_latest.sql").read_text().splitlines()[1:] == [
+        "{{ config(materialized='latest_version', unique_key='_key') }}",
+        "{{ latest_state('orders_2') }}",
+    ]
+
+
+def test_generating_again_is_a_no_op(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders", "customers")
+    assert check(config) != []
+    generate(config)
+    assert check(config) == []
+    assert set(statuses(config).values()) == {"unchanged"}
+
+
+def test_checking_writes_nothing(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    assert all(each.changed for each in check(config))
+    assert not config.dbt.project_dir.exists()
+
+
+def test_an_edited_file_is_left_alone_and_named(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    generate(config)
+    model = config.dbt.project_dir / "models" / "orders" / "orders.sql"
+    edited = model.read_text() + "limit 10\n"
+    model.write_text(edited)
+    assert statuses(config)["models/orders/orders.sql"] == "edited by hand, left alone"
+    assert model.read_text() == edited
+    assert check(config) == []
+
+
+def test_a_generated_file_that_is_outdated_is_written_anew(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    generate(config)
+    folder = config.dbt.project_dir / "models" / "orders"
+    outdated = (folder / "orders.sql").read_text()
+    (folder / "orders_latest.sql").write_text(outdated)
+    assert [each.path.name for each in check(config)] == ["orders_latest.sql"]
+    assert statuses(config)["models/orders/orders_latest.sql"] == "updated"
+    assert check(config) == []
+
+
+def test_models_of_a_table_that_is_no_longer_configured_are_named_not_deleted(
+    tmp_path: Path,
+) -> None:
+    generate(config_with(tmp_path, "orders", "customers"))
+    found = statuses(config_with(tmp_path, "orders"))
+    orphans = {path for path, status in found.items() if "not configured" in status}
+    assert orphans == {
+        "models/customers/customers.sql",
+        "models/customers/customers.yml",
+        "models/customers/customers_latest.sql",
+        "models/customers/stg_customers_changes.sql",
+    }
+    assert (tmp_path / "dbt_project/models/customers/customers.sql").exists()
+
+
+def test_a_new_project_gets_profile_and_macros_and_an_existing_one_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    config = config_with(tmp_path, "orders")
+    generate(config)
+    project = config.dbt.project_dir
+    for name in ("profiles.yml", "macros/version.sql", "tests/generic/unique_together.sql"):
+        assert (project / name).read_text() == (OWN_PROJECT / name).read_text()
+    (project / "profiles.yml").write_text("mine: {}\n")
+    generate(config)
+    assert (project / "profiles.yml").read_text() == "mine: {}\n"
+
+
+def test_a_machine_without_the_warehouse_comes_to_the_same_files(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    generate(config)
+    file = config.dbt.project_dir / "models" / "orders" / "orders.yml"
+    committed = OWN_PROJECT / "models" / "orders" / "orders.yml"
+    file.write_text(committed.read_text())
+    assert check(config) == []
+    assert "unique_together" in file.read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    (tmp_path / "dbt_project").mkdir()
+    (tmp_path / "dbt_project" / "models").write_text("in the way")
+    with pytest.raises(ConfigError, match="models"):
+        generate(config)
+
+
+def test_the_macros_and_the_engine_agree_on_the_layout_of_a_version() -> None:
+    macro = (OWN_PROJECT / "macros" / "version.sql").read_text()
+    floor = version_sql(7, 0, None).strip("'")
+    assert floor == f"{7:06d}" + "0" * 41
+    assert "'%06d' % epoch" in macro
+    assert "'0' * 41" in macro
+    assert f"substr({{{{ version }}}}, {len('000007') + 1}, 1) = '0'" in macro
