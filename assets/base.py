@@ -43,7 +43,7 @@ def build_base_asset(*, table: Table) -> dg.AssetsDefinition:
     )
     def base(
         context: dg.AssetExecutionContext, config: BaseConfig, tailrace: TailraceResource
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    ) -> dg.MaterializeResult:
         told = _telling(context.log.info)
         try:
             with tailrace.engine(told) as engine:

@@ -60,6 +60,8 @@ def _drained(
                 asset_key=names.changes_key(model),
                 metadata=changes_metadata(outcome, status, engine.passes(model)),
             )
+        done = [model for model in to_drain if model not in errors]
+        tailrace.note_drained(done, engine.unmerged(done))
         for status in engine.status(to_check) if to_check else ():
             yield freshness_result(status)
     if errors:

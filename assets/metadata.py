@@ -84,6 +84,8 @@ def changes_metadata(
 
 def progress_text(at: BaseProgress) -> str:
     """One line of a base's run log."""
+    if not at.parts_total:
+        return f"{at.model}: waiting for DynamoDB to finish the export"
     of = f" of about {at.expected_items:,}" if at.expected_items else ""
     left = "" if at.seconds_left is None else f", {duration(at.seconds_left)} left"
     return (

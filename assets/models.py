@@ -21,10 +21,6 @@ from tailrace.config import Table
 if TYPE_CHECKING:
     from tailrace.transform.runner import BuildResult, NodeResult
 
-# A run that the sensor asked for carries it; it builds only where something landed. A person who
-# materializes a model gets it built.
-DUE_TAG = "tailrace/due"
-
 CHANGES_SOURCE = "changes"
 CONTROL_SOURCE = "tailrace"
 
@@ -74,7 +70,7 @@ def build_model_assets(*, table: Table, manifest: Mapping[str, Any] | Path) -> d
     def models(context: dg.AssetExecutionContext, tailrace: TailraceResource) -> Iterator[Any]:
         wanted = context.selected_asset_keys
         checked = {key.name: key for key in context.selected_asset_check_keys}
-        if wanted and not checked and _may_skip(context) and not _is_due(tailrace, table.model):
+        if not checked and tailrace.has_nothing_to_merge(table.model):
             context.log.info(f"{table.model}: nothing has landed since the last merge")
             return
         try:
@@ -85,20 +81,10 @@ def build_model_assets(*, table: Table, manifest: Mapping[str, Any] | Path) -> d
             context.log.info(note)
         yield from _materializations(table.model, wanted, built)
         yield from _test_results(checked, built)
-        broken = {node.name: node for node in built.nodes if node.failed and node.name not in checked}
-        if broken:
+        if any(node.failed and node.name not in checked for node in built.nodes):
             _raise(table.model, built)
 
     return models
-
-
-def _may_skip(context: dg.AssetExecutionContext) -> bool:
-    return context.run.tags.get(DUE_TAG) is not None
-
-
-def _is_due(tailrace: TailraceResource, model: str) -> bool:
-    with tailrace.engine() as engine:
-        return bool(engine.unmerged([model]))
 
 
 def _raise(model: str, built: "BuildResult") -> None:
@@ -110,7 +96,7 @@ def _raise(model: str, built: "BuildResult") -> None:
 
 def _materializations(
     model: str, wanted: Any, built: "BuildResult"
-) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+) -> Iterator[dg.MaterializeResult]:
     """One for each selected model that now shows what landed: those that dbt built, and the views
     above and below a merge, which show it without being built."""
     nodes = {node.name: node for node in built.nodes}

@@ -99,9 +99,7 @@ def needs_base(states: Mapping[str, str], runs: Sequence[RunInProgress]) -> list
     """The models whose base is missing or unfinished, and which no run is reading."""
     reading = {model for run in runs for model in run.touches(BASE)}
     return [
-        model
-        for model, state in states.items()
-        if state in (NONE, OPEN) and model not in reading
+        model for model, state in states.items() if state in (NONE, OPEN) and model not in reading
     ]
 
 
@@ -145,9 +143,7 @@ def _base(model: str, state: str, last: LastBase | None, now: datetime) -> BaseR
         return BaseRequest(model, f"base-{model}-first", 1, "the table has no epoch yet")
     run = f"run {last.run_id[:8]}"
     if last.canceled:
-        return (
-            f"{model}: its base was canceled ({run}). Materialize {model}/base to go on with it."
-        )
+        return f"{model}: its base was canceled ({run}). Materialize {model}/base to go on with it."
     key = f"base-{model}-after-{last.run_id}"
     if last.succeeded:
         return BaseRequest(model, key, 1, f"its base is {state} in this warehouse")

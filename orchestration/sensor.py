@@ -3,7 +3,6 @@ nothing itself, and remembers nothing that the ledger and the run storage do not
 
 # No postponed annotations here: Dagster reads what an op needs from its signature.
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from assets import names
 from assets.freshness import freshness_evaluation, is_stale
-from assets.models import DUE_TAG
 from assets.resource import TailraceResource
 from orchestration import decision, jobs
 from orchestration.decision import BaseRequest, Decision, LastBase, RunInProgress, Situation
@@ -21,6 +19,7 @@ from tailrace.model import TableStatus
 
 INTERVAL_VARIABLE = "TAILRACE_SENSOR_SECONDS"
 INTERVAL_SECONDS = 60
+DUE_TAG = "tailrace/due"
 ATTEMPT_TAG = "tailrace/attempt"
 REASON_TAG = "tailrace/reason"
 
@@ -66,7 +65,8 @@ def _look(
     now = datetime.now(UTC)
     runs = list(_in_progress(instance, models))
     with tailrace.engine() as engine:
-        states = engine.states(models)
+        statuses = engine.status(models)
+        states = {status.model: status.state for status in statuses}
         begun = [model for model in models if states[model] != decision.NONE]
         idle = decision.draining(runs) is None and bool(begun)
         at = Situation(
@@ -77,24 +77,26 @@ def _look(
             unmerged=engine.unmerged(begun) if idle else (),
             bases={m: _last_base(instance, m) for m in decision.needs_base(states, runs)},
         )
-        return decision.decide(at), engine.status(begun) if begun else []
+        return decision.decide(at), statuses
 
 
 def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResult:
     """Runs to ask for; a table that is stale and that no run is asked for turns its check red."""
     requests = [_base_run(base) for base in decided.bases]
-    drained: Sequence[str] = ()
-    if decided.minute is not None:
-        drained = decided.minute.models
-        requests.append(_minute_run(decided.minute.reasons))
+    said = [f"{base.model}/base: {base.reason}." for base in decided.bases]
+    reasons = decided.minute.reasons if decided.minute else {}
+    if reasons:
+        requests.append(_minute_run(reasons))
+        said.append(f"{decision.reason_tag(reasons)}.")
+    said = [*said, *decided.notes] or ["Nothing is due."]
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else " ".join(decided.notes) or "Nothing is due.",
-        cursor=json.dumps({"due": list(drained), "notes": list(decided.notes)}),
+        skip_reason=None if requests else " ".join(said),
+        cursor=" ".join(said),
         asset_events=[
             freshness_evaluation(status)
             for status in statuses
-            if status.lag_seconds is not None and is_stale(status) and status.model not in drained
+            if status.lag_seconds is not None and is_stale(status) and status.model not in reasons
         ],
     )
 

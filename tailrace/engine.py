@@ -241,8 +241,10 @@ class Engine:
         return [model for model in models if self._is_unmerged(model)]
 
     def _is_unmerged(self, model: str) -> bool:
-        head = self._log.head(model)
-        if head.live is None:
+        live = self._log.query(
+            "SELECT count(*) FROM tailrace.epochs WHERE model = ? AND state = 'live'", [model]
+        )
+        if not live[0][0]:
             return False
         latest = ident("analytics", f"{model}_latest")
         built = self._log.query(

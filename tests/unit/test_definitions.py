@@ -170,9 +170,7 @@ def test_freshness_is_the_age_of_the_last_complete_pass(
 
 
 def test_a_pass_shows_its_numbers_and_the_passes_before_it() -> None:
-    result = DrainResult(
-        "orders", 1, "live", 20, 4096, 4, 4, True, False, NOW, 1.25, 2.0, 17
-    )
+    result = DrainResult("orders", 1, "live", 20, 4096, 4, 4, True, False, NOW, 1.25, 2.0, 17)
     record = PassRecord("p", NOW, NOW, True, 4, 4, 17)
     shown = changes_metadata(result, STATUS, [record])
     assert shown["rows"] == 20

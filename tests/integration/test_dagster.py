@@ -1,0 +1,240 @@
+"""The assets, jobs and the sensor on a real DuckLake and the local AWS: what a person who clicks,
+the sensor and a killed process leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets import manifest, names
+from orchestration.code_location import build_definitions
+from sandbox import workload
+from tailrace.config import CONFIG_VARIABLE, Config, load_config
+from tailrace.lake.attach import connect
+from tests.integration.replica import assert_equal, without_margin
+from tests.integration.servers import Aws
+
+# What Dagster's code server does for a run: load the definitions, execute the job.
+RUN = """
+import sys
+sys.path[:0] = ["tests/integration", "."]
+import dagster as dg
+import test_dagster
+with dg.DagsterInstance.get() as instance:
+    job = dg.reconstructable(getattr(test_dagster, sys.argv[1]))
+    with dg.execute_job(job, instance) as result:
+        sys.exit(not result.success)
+"""
+
+
+@cache
+def definitions(config_path: str) -> dg.Definitions:
+    return build_definitions(load_config(config_path))
+
+
+def job(name: str) -> dg.JobDefinition:
+    return definitions(os.environ[CONFIG_VARIABLE]).resolve_job_def(name)
+
+
+def bootstrap() -> dg.JobDefinition:
+    return job("bootstrap")
+
+
+def minute() -> dg.JobDefinition:
+    return job("minute")
+
+
+def dbt_tests() -> dg.JobDefinition:
+    return job("dbt_tests")
+
+
+class Home:
+    """A tailrace.yaml with one table or more, and a Dagster instance beside it."""
+
+    def __init__(self, config: Config, instance: dg.DagsterInstance) -> None:
+        self.config = config
+        self.instance = instance
+
+    def run(
+        self, job: object, models: Sequence[str] = (), tags: dict[str, str] | None = None
+    ) -> dg.JobExecutionResult:
+        keys = [key for model in models for key in self._keys(job, model)]
+        with dg.execute_job(
+            dg.reconstructable(job),  # type: ignore[arg-type]
+            self.instance,
+            asset_selection=keys or None,
+            tags=tags,
+        ) as result:
+            return result
+
+    def _keys(self, job: object, model: str) -> list[dg.AssetKey]:
+        if job is bootstrap:
+            return [names.base_key(model)]
+        return [names.changes_key(model), *names.dbt_keys(model)]
+
+    def tick(self) -> dg.SensorResult:
+        defs = definitions(str(self.config.path))
+        sensor = defs.resolve_sensor_def("drain_sensor")
+        with dg.build_sensor_context(
+            instance=self.instance, resources=defs.resources, definitions=defs
+        ) as context:
+            return sensor(context)  # type: ignore[return-value]
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        con = connect(self.config.warehouse, read_only=True)
+        try:
+            return con.execute(sql).fetchall()
+        finally:
+            con.close()
+
+    def killed_in(self, job: str, line: str) -> None:
+        """Starts a run in a process of its own and kills it once its log says `line`."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, job],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"DAGSTER_HOME": self.instance.root_directory},
+        )
+        assert process.stderr is not None
+        seen = []
+        for text in process.stderr:
+            seen.append(text)
+            if line in text:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait(60)
+        assert process.returncode == -signal.SIGKILL, "".join(seen)
+
+
+@pytest.fixture(scope="module")
+def dbt_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One dbt project for all tests here: parsing one takes seconds."""
+    return tmp_path_factory.mktemp("dbt") / "project"
+
+
+@pytest.fixture
+def home(
+    aws: Aws, tmp_path: Path, dbt_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Home]:
+    without_margin(monkeypatch)
+    monkeypatch.setenv(manifest.DEV_VARIABLE, "1")
+    orders, customers = aws.name("orders"), aws.name("customers")
+    workload.create_shop(aws.dynamodb, orders, customers)
+    workload.seed_shop(aws.dynamodb, orders, customers, order_count=300, customer_count=60)
+    path = tmp_path / "tailrace.yaml"
+    path.write_text(
+        f"""
+        dbt: {{project_dir: {dbt_project}}}
+        tables:
+          - {{name: {orders}, model: orders, base: {{method: scan, segments: 2, max_rcu: 20}}}}
+          - {{name: {customers}, model: customers, base: {{method: scan, segments: 1}}}}
+        """
+    )
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    root = tmp_path / "dagster"
+    root.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(root))
+    with dg.DagsterInstance.from_config(str(root)) as instance:
+        yield Home(load_config(path), instance)
+
+
+def churned(aws: Aws, home: Home, model: str, writes: int = 200, seed: int = 1) -> None:
+    workload.churn(aws.dynamodb, home.config.table(model).name, writes, 50, seed)
+
+
+def test_from_the_first_tick_to_rows_that_an_analyst_queries(aws: Aws, home: Home) -> None:
+    first = home.tick()
+    assert [(r.job_name, r.run_key) for r in first.run_requests or ()] == [
+        ("bootstrap", "base-orders-first"),
+        ("bootstrap", "base-customers-first"),
+    ]
+    assert home.run(bootstrap, ["orders"]).success
+    assert home.run(bootstrap, ["customers"]).success
+
+    [request] = home.tick().run_requests or ()
+    assert request.job_name == "minute"
+    assert request.tags["tailrace/due"] == "orders,customers"
+    assert home.run(minute, ["orders", "customers"], request.tags).success
+    for model in home.config.models:
+        assert_equal(home.config, aws.dynamodb, home.config.table(model).name, model)
+
+    churned(aws, home, "orders")
+    [request] = home.tick().run_requests or ()
+    assert request.tags["tailrace/due"] == "orders"
+    assert {key.path[0] for key in request.asset_selection or ()} == {"orders"}
+    done = home.run(minute, ["orders"], request.tags)
+    latest = done.asset_materializations_for_node("orders_models")
+    assert {event.asset_key.to_user_string() for event in latest} == {
+        "orders/stg_orders_changes",
+        "orders/orders_latest",
+        "orders/orders",
+    }
+    assert_equal(home.config, aws.dynamodb, home.config.table("orders").name, "orders")
+
+    idle = home.tick()
+    assert not idle.run_requests
+    assert idle.skip_reason is not None
+    assert idle.skip_reason.skip_message == "Nothing new in the streams."
+
+
+def test_a_table_that_cannot_be_drained_holds_up_no_other(aws: Aws, home: Home) -> None:
+    for model in home.config.models:
+        assert home.run(bootstrap, [model]).success
+    aws.dynamodb.delete_table(TableName=home.config.table("orders").name)
+    assert aws.server is not None
+    aws.server.control("fault", operation="DescribeStream", code="AccessDeniedException", times=1)
+    result = home.run(minute)
+    assert not result.success
+    [failed] = [event for event in result.all_events if event.is_step_failure]
+    assert failed.step_key == "drain"
+    drained = {event.asset_key.path[0] for event in result.asset_materializations_for_node("drain")}
+    assert len(drained) == 1
+    [model] = drained
+    assert home.rows(f"SELECT count(*) > 0 FROM lake.analytics.{model}") == [(True,)]
+
+
+def test_data_tests_are_asset_checks_that_pass(home: Home) -> None:
+    for model in home.config.models:
+        assert home.run(bootstrap, [model]).success
+    assert home.run(minute).success
+    result = home.run(dbt_tests)
+    evaluations = [
+        event.asset_check_evaluation_data
+        for event in result.all_events
+        if event.event_type_value == "ASSET_CHECK_EVALUATION"
+    ]
+    assert len(evaluations) > 10
+    assert all(evaluation.passed for evaluation in evaluations)
+
+
+def test_a_base_whose_process_is_killed_goes_on_and_ends_equal(aws: Aws, home: Home) -> None:
+    home.killed_in("bootstrap", "orders: ")
+    assert home.rows("SELECT max(state) FROM lake.tailrace.epochs WHERE model = 'orders'") == [
+        ("open",)
+    ]
+    churned(aws, home, "orders")
+    for model in home.config.models:
+        assert home.run(bootstrap, [model]).success
+    assert home.run(minute).success
+    for model in home.config.models:
+        assert_equal(home.config, aws.dynamodb, home.config.table(model).name, model)
+
+
+def test_a_drain_whose_process_is_killed_goes_on_and_ends_equal(aws: Aws, home: Home) -> None:
+    for model in home.config.models:
+        assert home.run(bootstrap, [model]).success
+    assert home.run(minute).success
+    churned(aws, home, "orders", 400)
+    home.killed_in("minute", 'Started execution of step "drain"')
+    churned(aws, home, "orders", 100, seed=2)
+    assert home.run(minute).success
+    assert_equal(home.config, aws.dynamodb, home.config.table("orders").name, "orders")
