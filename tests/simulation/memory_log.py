@@ -1,0 +1,181 @@
+"""The Log port in memory: the fence and the version of tailrace.lake, none of DuckLake's cost.
+
+What it does to rows is what landing.py says in SQL; test_log_contract.py runs one behaviour suite
+against this and the real ChangeLog, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tailrace.errors import Stale, Terminal
+from tailrace.lake.log import _check_fence
+from tailrace.lake.version import BASE_PHASE, EPOCH_DIGITS, POSITION_DIGITS, STREAM_PHASE
+from tailrace.model import (
+    Commit,
+    Epoch,
+    Head,
+    Part,
+    PassRecord,
+    Position,
+    Shape,
+    Staged,
+    TableDescription,
+)
+
+
+class Row(NamedTuple):
+    """A row of changes.<model>; `image` is the decoded DynamoDB JSON, None on REMOVE."""
+
+    batch: int
+    version: str
+    epoch: int
+    op: str
+    key: str
+    image: dict[str, Any] | None
+
+
+@dataclass
+class Store:
+    """What survives a process: one table's log and control tables. `epochs` holds every row that
+    was appended, as (batch, epoch)."""
+
+    batch: int = 0
+    table: TableDescription | None = None
+    rows: list[Row] = field(default_factory=list)
+    epochs: list[tuple[int, Epoch]] = field(default_factory=list)
+    positions: dict[Part, tuple[int, Position]] = field(default_factory=dict)
+    passes: list[PassRecord] = field(default_factory=list)
+    live: dict[int, int] = field(default_factory=dict)
+
+    def newest(self) -> dict[int, Epoch]:
+        """Each epoch as its last row has it, by number."""
+        found: dict[int, Epoch] = {}
+        for _, epoch in self.epochs:
+            first = found.get(epoch.number)
+            found[epoch.number] = replace(epoch, opened_at=first.opened_at) if first else epoch
+        return dict(sorted(found.items()))
+
+
+Hook = Callable[[str], None]
+
+
+class MemoryLog:
+    """One process's handle on a store. `hook` is called with "before commit" and "after commit":
+    what it raises, a process that dies there would have seen."""
+
+    def __init__(self, store: Store, hook: Hook = lambda moment: None) -> None:
+        self._store = store
+        self._hook = hook
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def head(self, model: str) -> Head:
+        """Where the ledger stands now."""
+        store = self._store
+        epochs = tuple(store.newest().values())
+        newest = epochs[-1].number if epochs else 0
+        return Head(
+            batch=store.batch,
+            table=store.table,
+            epochs=epochs,
+            positions={
+                part: position
+                for part, (epoch, position) in store.positions.items()
+                if part.kind == "stream" or epoch == newest
+            },
+            last_pass=store.passes[-1] if store.passes else None,
+        )
+
+    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:
+        """Opens the epoch that follows the newest. Raises Stale."""
+        self._hook("before commit")
+        store = self._store
+        newest = max((each.number for _, each in store.epochs), default=0)
+        if epoch.number != newest + 1:
+            raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
+        store.batch += 1
+        store.table = replace(table, item_count=0, size_bytes=0)
+        store.epochs.append((store.batch, replace(epoch, changed_at=epoch.opened_at)))
+        self._hook("after commit")
+        return store.batch
+
+    def commit(self, model: str, commit: Commit) -> int:
+        """The whole commit or nothing. Raises Stale, Terminal."""
+        self._hook("before commit")
+        head = self.head(model)
+        _check_fence(model, head, commit)
+        assert head.table is not None
+        store = self._store
+        batch = store.batch + 1
+        if commit.staged is not None and commit.staged.rows:
+            store.rows.extend(_landed(model, commit.staged, commit.epoch.number, batch, head.table))
+        store.batch = batch
+        for each in commit.parts:
+            position = Position(each.position_to, each.finished)
+            store.positions[each.part] = (commit.epoch.number, position)
+        if commit.pass_record is not None:
+            store.passes.append(commit.pass_record)
+        if commit.state is not None:
+            assert commit.at is not None
+            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at)
+            store.epochs.append((batch, noted))
+            if commit.state == "live":
+                store.live.setdefault(commit.epoch.number, batch)
+        self._hook("after commit")
+        return batch
+
+
+def version(epoch: int, phase: int, position: str = "") -> str:
+    """version.version_sql's text."""
+    return f"{epoch:0{EPOCH_DIGITS}d}{phase}{position.rjust(POSITION_DIGITS, '0')}"
+
+
+def _landed(
+    model: str, staged: Staged, epoch: int, batch: int, table: TableDescription
+) -> list[Row]:
+    rows = [
+        _row(model, staged.shape, line, epoch, batch, table)
+        for path in staged.files
+        for line in _lines(model, Path(path))
+        if line.strip()
+    ]
+    if len(rows) != staged.rows:
+        raise Terminal(f"{model}: {staged.rows} rows were expected, but {len(rows)} were read.")
+    return rows
+
+
+def _lines(model: str, path: Path) -> list[bytes]:
+    if path.suffix != ".gz":
+        return path.read_bytes().splitlines()
+    try:
+        return gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as broken:
+        raise Terminal(f"{model}: {path.name}: {broken}") from broken
+
+
+def _row(
+    model: str, shape: Shape, line: bytes, epoch: int, batch: int, table: TableDescription
+) -> Row:
+    value = msgspec.json.decode(line)
+    if shape is Shape.STREAM_RECORDS:
+        change = value["dynamodb"]
+        op, keys = value["eventName"], change["Keys"]
+        order = version(epoch, STREAM_PHASE, change["SequenceNumber"])
+        image = change.get("NewImage") if op != "REMOVE" else None
+    else:
+        image = keys = value["Item"] if shape is Shape.EXPORT_LINES else value
+        op, order = "READ", version(epoch, BASE_PHASE)
+    try:
+        key = {each.name: keys[each.name] for each in table.key}
+    except KeyError as missing:
+        raise Terminal(f"{model}: a row lacks a key attribute ({missing}).") from missing
+    return Row(batch, order, epoch, op, msgspec.json.encode(key).decode(), image)

@@ -1,0 +1,302 @@
+"""What one seed tells: a table, a replication of it through all weathers, and the calm after.
+
+In the end the weather clears, runs go on until they have caught up, and readers must see exactly
+what the table holds.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import fields
+from typing import Any
+
+from tailrace.engine import Engine
+from tailrace.errors import Gap, Retryable, SourceMissing, Stale, Terminal
+from tailrace.model import LIVE, DrainResult
+from tests.simulation.truth import Truth, Violation
+from tests.simulation.world import (
+    HOUR,
+    MODEL,
+    REGION,
+    TABLE,
+    Crash,
+    Stuck,
+    Weather,
+    World,
+    calm,
+)
+
+SETTLE_ROUNDS = 30
+
+# How likely each kind of weather is at one moment, when the seed has it at all.
+STORMS = {
+    "write": (0.05, 0.3),
+    "pause": (0.02, 0.2),
+    "divide": (0.005, 0.05),
+    "process": (0.01, 0.05),
+    "crash": (0.003, 0.03),
+    "stop": (0.002, 0.01),
+    "fault": (0.02, 0.1),
+    "fatal": (0.0005, 0.003),
+    "empty": (0.1, 0.5),
+    "stale_scan": (0.3, 1.0),
+}
+
+
+class Story:
+    """One seed, told once."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        self.truth = Truth(self.world)
+        self.world.on_commit = self.truth.check
+        self.world.nested = self._somebody_else
+        self.world.sensor = self._sensor
+        self._drained_at = 0.0
+
+    def tell(self) -> None:
+        """Runs the story. Raises Violation where a law breaks."""
+        with self.world as world:
+            self._begin()
+            world.quiet = False
+            for _ in range(world.random.randint(4, 18)):
+                self._step()
+            world.quiet = True
+            self._settle()
+            self.truth.check_equal()
+
+    # ----------------------------------------------------------------------------------- scenes
+
+    def _begin(self) -> None:
+        world, rng = self.world, self.world.random
+        world.weather = _weather(rng)
+        dynamo = world.dynamo
+        dynamo.set(
+            shards=rng.randint(1, 3),
+            export_seconds=rng.choice((1.0, 600.0, 600.0, 30 * HOUR)),
+            export_files=rng.randint(2, 5),
+        )
+        dynamo.answer(
+            "CreateTable",
+            REGION,
+            {
+                "TableName": TABLE,
+                "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+                "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}],
+            },
+        )
+        pitr = {"PointInTimeRecoveryEnabled": True}
+        dynamo.answer(
+            "UpdateContinuousBackups",
+            REGION,
+            {"TableName": TABLE, "PointInTimeRecoverySpecification": pitr},
+        )
+        for _ in range(rng.randint(0, 30)):
+            world.write()
+        dynamo.answer(
+            "UpdateTable",
+            REGION,
+            {
+                "TableName": TABLE,
+                "StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
+            },
+        )
+        world.clock.advance(rng.choice((60.0, HOUR, 30 * HOUR)))
+        for _ in range(rng.randint(0, 10)):
+            world.write()
+        world.configure(rng.choice(("scan", "scan", "export")), self._adopted())
+        self._drained_at = world.clock.seconds()
+
+    def _adopted(self) -> str | None:
+        """Now and then somebody has exported the table already."""
+        world, rng = self.world, self.world.random
+        if rng.random() < 0.8:
+            return None
+        asked = {
+            "TableArn": world.table.arn,
+            "S3Bucket": "exports",
+            "ExportTime": int(world.clock.seconds() - 301),
+            "ClientToken": "by hand",
+        }
+        try:
+            answer = json.loads(world.dynamo.answer("ExportTableToPointInTime", REGION, asked))
+        except Exception:
+            return None
+        arn: str = answer["ExportDescription"]["ExportArn"]
+        for _ in range(rng.randint(0, 10)):
+            world.write()
+        world.clock.advance(rng.choice((1.0, 700.0, 5 * HOUR, 22 * HOUR)))
+        return arn
+
+    def _step(self) -> None:
+        rng = self.world.random
+        state = self._state()
+        choice = rng.random()
+        if state in ("none", "open") and choice < 0.45:
+            self._base(restart=rng.random() < 0.05)
+        elif choice < 0.08:
+            self._reconfigured()
+            self._base(restart=rng.random() < 0.3)
+        elif choice < 0.75:
+            self._drain()
+        elif choice < 0.85:
+            for _ in range(rng.randint(1, 12)):
+                self.world.write()
+        elif choice < 0.9:
+            self._peek()
+        else:
+            self._time_passes()
+
+    def _reconfigured(self) -> None:
+        self.world.configure(self.world.random.choice(("scan", "scan", "export")))
+
+    def _time_passes(self) -> None:
+        world, rng = self.world, self.world.random
+        hours = rng.choice((0.02, 0.3, 4, 4, 10, 22.5, 30, 70))
+        world.say(f"{hours} hours pass")
+        for _ in range(4):
+            world.clock.advance(hours * HOUR / 4)
+            if rng.random() < 0.5:
+                world.write()
+
+    def _somebody_else(self) -> None:
+        """Another process, in the middle of the one that runs."""
+        world = self.world
+        if len(world.processes) > 2:
+            return
+        choice = world.random.random()
+        if choice < 0.7:
+            self._drain("other drain")
+        elif choice < 0.95:
+            self._base("other base")
+        else:
+            self._base("other base anew", restart=True)
+
+    def _sensor(self) -> None:
+        """Where there is a sensor, it drains while a base takes its hours."""
+        world, wait = self.world, self.world.weather.sensor_seconds
+        silent = world.clock.seconds() - self._drained_at
+        if not wait or silent < wait or len(world.processes) != 1:
+            return
+        if world.processes[0].name.endswith("drain"):
+            return
+        with calm(world):
+            self._drain("sensor's drain")
+
+    # ------------------------------------------------------------------------------------- runs
+
+    def _base(self, name: str = "base", *, restart: bool = False) -> Any:
+        def run(engine: Engine) -> Any:
+            return engine.base(MODEL, restart=restart)
+
+        return self._judged(self.world.process(name + (" anew" if restart else ""), run))
+
+    def _drain(self, name: str = "drain") -> Any:
+        found = self._judged(self.world.process(name, lambda engine: engine.drain_table(MODEL)))
+        if isinstance(found, DrainResult):
+            self._drained_at = self.world.clock.seconds()
+        elif isinstance(found, Gap):
+            self._judge_gap(found)
+            if not self.world.processes:
+                self._base("repair", restart=True)
+        return found
+
+    def _peek(self) -> None:
+        found = self.world.process("peek", lambda engine: engine.peek([MODEL])[MODEL])
+        if isinstance(found, Exception):
+            raise Violation(f"Peeking raised {found!r}") from found
+
+    def _state(self) -> str:
+        newest = list(self.world.store.newest().values())
+        return newest[-1].state if newest else "none"
+
+    def _judged(self, found: Any) -> Any:
+        """Raises Violation for an error that a person would call a bug."""
+        fine = isinstance(found, Crash | Retryable | Stale | Gap) or not isinstance(
+            found, Exception
+        )
+        if isinstance(found, Terminal) and (self.world.fatal or isinstance(found, SourceMissing)):
+            fine = True
+        if isinstance(found, Terminal) and "Remove base.export_arn" in found.remedy:
+            self._reconfigured()
+            fine = True
+        if not fine:
+            raise Violation(f"An error nobody expects: {found!r}") from found
+        return found
+
+    def _judge_gap(self, gap: Gap) -> None:
+        """A gap is called only where the stream may have lost something."""
+        world = self.world
+        silent = (world.clock.seconds() - self._drained_at) / HOUR
+        oldest = world.clock.now() - 19 * 3_600_000_000
+        arn = self._arn()
+        unread = any(
+            change.micros < oldest and (where, sequence) not in self.truth._landed
+            for where, sequence, change in world.records
+            if where == arn
+        )
+        if silent < 18 and not unread:
+            raise Violation(f"A gap where there is none, {silent:.1f} hours silent: {gap}")
+
+    def _arn(self) -> str:
+        stream = self.world.table.stream
+        assert stream is not None
+        return stream.arn
+
+    def _settle(self) -> None:
+        """Fair weather: the runs a sensor would start, until everything is proven and live."""
+        world = self.world
+        world.say("the weather clears")
+        assert world.config is not None
+        world.configure(world.config.tables[0].base.method, pass_seconds=600)
+        world.weather.sensor_seconds = 4 * HOUR
+        found: Any = None
+        for _ in range(SETTLE_ROUNDS):
+            if self._state() in ("none", "open"):
+                self._base()
+            found = self._drain()
+            if isinstance(found, DrainResult) and found.state == LIVE and found.reached_tip:
+                return
+            world.clock.advance(60)
+        raise Violation(f"Never caught up in fair weather: the last run said {found!r}")
+
+
+def _weather(rng: random.Random) -> Weather:
+    weather = Weather()
+    few = rng.random() < 0.6
+    for name, (low, high) in STORMS.items():
+        if rng.random() < (0.35 if few else 0.8):
+            setattr(weather, name, rng.uniform(low, high))
+    if rng.random() < 0.8:
+        weather.write = weather.write or 0.15
+    weather.pause_seconds = rng.choice((0.5, 2.0, 20.0, 2000.0))
+    weather.listing_lag_seconds = rng.choice((0.0, 0.0, 5.0, 90.0))
+    if rng.random() < 0.1:
+        weather.slow_base_seconds = rng.choice((0.5, 3.0)) * HOUR
+    weather.sensor_seconds = rng.choice((0.0, 0.1, 4.0, 15.0)) * HOUR
+    return weather
+
+
+def tell(seed: int) -> str | None:
+    """Tells a seed's story: None if every law held, else what broke and how to see it again."""
+    story = Story(seed)
+    try:
+        story.tell()
+    except (Violation, Stuck) as broken:
+        world = story.world
+        weather = ", ".join(
+            f"{each.name}={getattr(world.weather, each.name):.3g}"
+            for each in fields(Weather)
+            if getattr(world.weather, each.name)
+        )
+        return "\n".join(
+            [
+                f"seed {seed}: {broken}",
+                f"Replay it: python -m tests.simulation --seed {seed}",
+                f"Weather: {weather or 'calm'}",
+                "What happened last:",
+                *(f"  {line}" for line in world.trace),
+            ]
+        )
+    return None

@@ -1,0 +1,241 @@
+"""One behaviour, two implementations of the Log port: the real ChangeLog and the simulation's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.capture.ports import Log
+from tailrace.config import Warehouse
+from tailrace.errors import Stale, Terminal
+from tailrace.lake.log import ChangeLog
+from tailrace.model import (
+    BASE_COMPLETE,
+    LIVE,
+    OPEN,
+    Commit,
+    Epoch,
+    KeyAttribute,
+    Part,
+    PartProgress,
+    PassRecord,
+    Position,
+    Shape,
+    Staged,
+    TableDescription,
+)
+from tests.simulation.memory_log import MemoryLog, Store
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+TABLE = TableDescription(
+    "orders",
+    "arn:table",
+    "id-1",
+    (KeyAttribute("pk", "S"), KeyAttribute("sk", "N")),
+    "arn:stream",
+    "NEW_IMAGE",
+)
+SEGMENT = Part("base", "scan", "arn:table", "0")
+SHARD = Part("stream", "dynamodb_streams", "arn:stream", "shard-1")
+
+Rows = list[tuple[int, str, int, str, str, dict[str, Any] | None]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A log, a model in it that nobody has used, a way to see its rows, and scratch space."""
+
+    log: Log
+    model: str
+    rows: Callable[[], Rows]
+    folder: Path
+
+    def stage(
+        self, lines: list[Any], shape: Shape = Shape.ITEMS, rows: int | None = None
+    ) -> Staged:
+        text = "".join(json.dumps(each) + "\n" for each in lines).encode()
+        path = self.folder / f"staged-{len(list(self.folder.iterdir()))}"
+        if shape is Shape.EXPORT_LINES:
+            path = path.with_suffix(".json.gz")
+            text = gzip.compress(text)
+        path.write_bytes(text)
+        return Staged(shape, (str(path),), len(lines) if rows is None else rows, NOW)
+
+    def commit(self, **parts: Any) -> int:
+        return self.log.commit(self.model, Commit(**{"epoch": epoch()} | parts))
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLog]:
+    home = tmp_path_factory.mktemp("warehouse")
+    with ChangeLog(
+        Warehouse(catalog=f"sqlite:{home}/catalog.sqlite", data_path=f"{home}/data")
+    ) as log:
+        yield log
+
+
+@pytest.fixture(params=["memory", "ducklake"])
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
+    if request.param == "memory":
+        store = Store()
+        log = MemoryLog(store)
+        return Subject(log, "orders", lambda: [tuple(row) for row in store.rows], tmp_path)
+    real: ChangeLog = request.getfixturevalue("warehouse")
+    model = f"orders_{uuid.uuid4().hex}"
+
+    def rows() -> Rows:
+        found = real.query(
+            "SELECT batch, version, epoch, op, key, image::VARCHAR"
+            f" FROM changes.{model} ORDER BY batch, version, key"
+        )
+        return [(*row[:5], json.loads(row[5]) if row[5] else None) for row in found]
+
+    return Subject(real, model, rows, tmp_path)
+
+
+def epoch(number: int = 1, state: str = OPEN, **detail: Any) -> Epoch:
+    return Epoch(number, "full", "scan", state, "id-1", "arn:stream", NOW, NOW, detail)
+
+
+def item(number: int, **more: Any) -> dict[str, Any]:
+    return {"pk": {"S": f"p{number}"}, "sk": {"N": str(number)}} | more
+
+
+def record(number: int, sequence: str, op: str = "MODIFY") -> dict[str, Any]:
+    change = {"Keys": item(number), "SequenceNumber": sequence, "ApproximateCreationDateTime": 1}
+    image = {} if op == "REMOVE" else {"NewImage": item(number, v={"N": "1"})}
+    return {"eventName": op, "dynamodb": change | image}
+
+
+def moved(part: Part, start: str | None, end: str | None, rows: int = 0) -> PartProgress:
+    return PartProgress(part, start, end, end is None, rows, 0)
+
+
+def test_an_empty_log_has_an_empty_head(subject: Subject) -> None:
+    head = subject.log.head(subject.model)
+    assert (head.batch, head.epoch, head.live, head.positions, head.last_pass) == (
+        0, None, None, {}, None,
+    )  # fmt: skip
+
+
+def test_rows_of_each_shape_land_with_key_version_and_image(subject: Subject) -> None:
+    log = subject.log
+    assert log.open_epoch(subject.model, TABLE, epoch()) == 1
+    subject.commit(
+        parts=(moved(SEGMENT, None, "k", 1),), staged=subject.stage([item(1, a={"S": "x"})])
+    )
+    lines = [{"Item": item(2)}]
+    subject.commit(
+        parts=(moved(replace(SEGMENT, id="f"), None, "md5", 1),),
+        staged=subject.stage(lines, Shape.EXPORT_LINES),
+    )
+    records = [record(1, "9"), record(1, "10", "REMOVE")]
+    batch = subject.commit(
+        parts=(moved(SHARD, None, "10", 2),),
+        staged=subject.stage(records, Shape.STREAM_RECORDS),
+    )
+    key = '{"pk":{"S":"p%s"},"sk":{"N":"%s"}}'
+    assert batch == 4
+    assert subject.rows() == [
+        (2, "0000010" + "0" * 40, 1, "READ", key % (1, 1), item(1, a={"S": "x"})),
+        (3, "0000010" + "0" * 40, 1, "READ", key % (2, 2), item(2)),
+        (4, "0000011" + "0" * 39 + "9", 1, "MODIFY", key % (1, 1), item(1, v={"N": "1"})),
+        (4, "0000011" + "0" * 38 + "10", 1, "REMOVE", key % (1, 1), None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("staged", "commit"),
+    [
+        pytest.param({}, {"parts": (moved(SEGMENT, None, "k9", 1),)}, id="moved on"),
+        pytest.param({}, {"parts": (moved(SEGMENT, "k9", "k8", 1),)}, id="never there"),
+        pytest.param({}, {"epoch": epoch(2), "parts": ()}, id="unknown epoch"),
+        pytest.param(
+            {},
+            {"epoch": epoch(state=BASE_COMPLETE), "state": LIVE, "at": NOW},
+            id="state has moved",
+        ),
+    ],
+)
+def test_what_was_staged_elsewhere_is_dropped_whole(
+    subject: Subject, staged: dict[str, Any], commit: dict[str, Any]
+) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.commit(parts=(moved(SEGMENT, None, "k1"),))
+    before = subject.log.head(subject.model)
+    with pytest.raises(Stale):
+        subject.commit(**{"staged": subject.stage([item(9)])} | commit)
+    assert subject.rows() == []
+    assert subject.log.head(subject.model) == before
+
+
+def test_a_finished_part_takes_nothing_more(subject: Subject) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.commit(parts=(moved(SHARD, None, None),))
+    with pytest.raises(Stale):
+        subject.commit(parts=(moved(SHARD, None, "1"),))
+
+
+def test_base_rows_need_the_state_they_were_read_in_but_stream_rows_do_not(
+    subject: Subject,
+) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.commit(state=BASE_COMPLETE, at=NOW)
+    with pytest.raises(Stale):
+        subject.commit(parts=(moved(SEGMENT, None, "k"),))
+    subject.commit(parts=(moved(SHARD, None, "1"),))
+    assert subject.log.head(subject.model).positions == {SHARD: Position("1")}
+
+
+def test_an_older_epochs_commits_are_stale_and_an_epoch_opens_once(subject: Subject) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.log.open_epoch(subject.model, TABLE, epoch(2))
+    with pytest.raises(Stale):
+        subject.log.open_epoch(subject.model, TABLE, epoch(2))
+    with pytest.raises(Stale):
+        subject.commit(parts=(moved(SHARD, None, "1"),))
+
+
+def test_a_new_epoch_takes_over_shards_but_not_segments(subject: Subject) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.commit(parts=(moved(SHARD, None, "7"), moved(SEGMENT, None, "k")))
+    subject.log.open_epoch(subject.model, TABLE, epoch(2))
+    assert subject.log.head(subject.model).positions == {SHARD: Position("7")}
+
+
+def test_bad_rows_are_refused_and_leave_no_trace(subject: Subject) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    broken = subject.stage([{"Item": item(1)}], Shape.EXPORT_LINES)
+    path = Path(broken.files[0])
+    path.write_bytes(path.read_bytes()[:20])
+    for staged in (subject.stage([item(1)], rows=2), subject.stage([{"pk": {"S": "a"}}]), broken):
+        with pytest.raises(Terminal):
+            subject.commit(parts=(moved(SEGMENT, None, "k", 1),), staged=staged)
+    head = subject.log.head(subject.model)
+    assert (subject.rows(), head.positions, head.batch) == ([], {}, 1)
+
+
+def test_the_head_tells_states_details_and_the_last_pass(subject: Subject) -> None:
+    later = NOW + timedelta(hours=1)
+    record = PassRecord("p1", NOW, later, True, 2, 2, 9)
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    subject.commit(epoch=epoch(segments=4), state=OPEN, at=later)
+    subject.commit(epoch=epoch(segments=4), state=BASE_COMPLETE, at=later)
+    complete = epoch(state=BASE_COMPLETE, segments=4)
+    subject.commit(epoch=complete, state=LIVE, at=later, pass_record=record)
+    head = subject.log.head(subject.model)
+    live = replace(epoch(state=LIVE, segments=4), changed_at=later)
+    assert (head.batch, head.table, head.last_pass) == (4, TABLE, record)
+    assert head.epoch == head.live == live
+    subject.log.open_epoch(subject.model, TABLE, epoch(2))
+    head = subject.log.head(subject.model)
+    assert head.live == live
+    assert head.epoch == epoch(2)

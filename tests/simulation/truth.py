@@ -1,0 +1,171 @@
+"""The laws, asserted after every commit against the sandbox's own journal.
+
+The code under test never sees the journal; this reads nothing but the log's rows and control
+tables, and works out by the published visibility rule what a reader would see. A key's history is
+the list of its states; a reader may walk forward in it and never back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+
+from tailrace.model import LIVE, Epoch, PassRecord
+from tests.simulation.memory_log import Row, Store
+from tests.simulation.world import World
+
+State = str | None
+
+
+class Violation(BaseException):  # no handler of the code under test may swallow it
+    """A law is broken."""
+
+
+class Truth:
+    """Watches one world. `check` is its `on_commit`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._store = world.store
+        self._rows = 0
+        self._landed: dict[tuple[str, int], Row] = {}
+        self._base: set[tuple[int, str]] = set()
+        self._last_sequence: dict[str, int] = {}
+        self._passes = 0
+        self._place: dict[str, int] = {}
+        self._floor = 0
+
+    def check(self) -> None:
+        """Asserts every law that must hold now. Raises Violation."""
+        for row in self._store.rows[self._rows :]:
+            self._once_and_in_order(row)
+        self._rows = len(self._store.rows)
+        for record in self._store.passes[self._passes :]:
+            if record.complete:
+                self._proof(record)
+        self._passes = len(self._store.passes)
+        self._forward()
+
+    def check_equal(self) -> None:
+        """Asserts that what readers see equals the table, key by key. Raises Violation."""
+        shown = visible(self._store)
+        for key, states in self._histories().items():
+            if shown.get(key) != states[-1][1]:
+                raise Violation(
+                    f"Not equal at rest: {key} is {states[-1][1]} in the table, but readers see"
+                    f" {shown.get(key)}."
+                )
+        if unknown := set(shown) - set(self._histories()):
+            raise Violation(f"Never written, yet shown: {unknown}")
+
+    # ------------------------------------------------------------------------------------- rows
+
+    def _once_and_in_order(self, row: Row) -> None:
+        if row.op == "READ":
+            if (row.epoch, row.key) in self._base:
+                raise Violation(f"Once: a second base row of {row.key} in epoch {row.epoch}.")
+            self._base.add((row.epoch, row.key))
+            return
+        sequence = int(row.version[-40:])
+        place = (self._epoch(row.epoch).stream_arn, sequence)
+        if place in self._landed:
+            raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
+        self._landed[place] = row
+        last = self._last_sequence.get(row.key, 0)
+        if sequence < last:
+            raise Violation(f"Order: of {row.key}, {sequence} landed after {last}.")
+        self._last_sequence[row.key] = sequence
+
+    def _epoch(self, number: int) -> Epoch:
+        return self._store.newest()[number]
+
+    # ------------------------------------------------------------------------------------ passes
+
+    def _proof(self, record: PassRecord) -> None:
+        """A complete pass claims every record made before it began."""
+        epochs = list(self._store.newest().values())
+        newest = epochs[-1]
+        live = [each for each in epochs if each.state == LIVE]
+        began = int(record.began_at.timestamp() * 1_000_000)
+        covered_from = int((live[-1] if live else newest).opened_at.timestamp() * 1_000_000)
+        missing = [
+            (sequence, change)
+            for arn, sequence, change in self._world.records
+            if arn == newest.stream_arn
+            and covered_from <= change.micros < began
+            and (arn, sequence) not in self._landed
+        ]
+        must = int(newest.opened_at.timestamp() * 1_000_000)
+        for sequence, change in missing:
+            if newest.state == LIVE or change.micros >= must:
+                hours = (self._world.clock.now() - change.micros) / 3.6e9
+                raise Violation(
+                    f"No loss: a pass says it is complete from {record.began_at}, but record"
+                    f" {sequence} of {change.keys.decode()}, written {hours:.1f} hours ago, is"
+                    " not in the log."
+                )
+        if live and not missing:
+            self._floor = max(self._floor, began)
+
+    # -------------------------------------------------------------------------------- what is seen
+
+    def _histories(self) -> dict[str, list[tuple[int, State]]]:
+        found: dict[str, list[tuple[int, State]]] = defaultdict(lambda: [(0, None)])
+        for change in self._world.table.journal:
+            image = _text(msgspec.json.decode(change.new.raw)) if change.new else None
+            found[change.keys.decode()].append((change.micros, image))
+        return found
+
+    def _forward(self) -> None:
+        if not self._store.live:
+            return
+        shown = visible(self._store)
+        histories = self._histories()
+        if unknown := set(shown) - set(histories):
+            raise Violation(f"Never written, yet shown: {unknown}")
+        for key, states in histories.items():
+            fresh = bisect_left(states, self._floor, key=lambda each: each[0]) - 1
+            self._place[key] = self._step(key, states, shown.get(key), max(fresh, 0))
+
+    def _step(self, key: str, states: list[tuple[int, State]], seen: State, fresh: int) -> int:
+        """The place in its history at which a reader sees the key now."""
+        start = self._place.get(key, 0)
+        for place in range(max(start, fresh), len(states)):
+            if states[place][1] == seen:
+                return place
+        newer = any(state == seen for _, state in states[start:])
+        law = "No loss (stale)" if newer else "No step back"
+        if not newer and states[start][1] is None:
+            law = "No phantom"
+        raise Violation(
+            f"{law}: readers see {key} as {seen}, which is its state"
+            f" {[at for at, (_, state) in enumerate(states) if state == seen]} of"
+            f" {len(states) - 1}; they had seen state {start}, and a complete pass had proven"
+            f" state {fresh}."
+        )
+
+
+def visible(store: Store) -> dict[str, str]:
+    """What the public model of the log would hold: key to item."""
+    if not store.live:
+        return {}
+    winners: dict[str, Row] = {}
+    for row in store.rows:
+        if row.op == "READ" and row.epoch not in store.live:
+            continue
+        winner = winners.get(row.key)
+        if winner is None or row.version > winner.version:
+            winners[row.key] = row
+    full = max(store.live)
+    return {
+        key: _text(row.image)
+        for key, row in winners.items()
+        if row.image is not None and row.epoch >= full
+    }
+
+
+def _text(image: dict[str, Any]) -> str:
+    return msgspec.json.encode(image, order="sorted").decode()

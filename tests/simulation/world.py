@@ -1,0 +1,656 @@
+"""A whole AWS, its clock, and the machines that talk to it, in one thread and from one seed.
+
+Real boto3 clients send to `World.wire` (botocore's `before-send` event), which asks the sandbox's
+Dynamo. Everything that could differ between two runs of one seed is the world's: clocks, sleeps,
+random waits, ids, timers and the order of threads. At every wire call, sleep and commit the world
+may let something happen: a write, a fault, a split, a jump of the clock, another process's whole
+run, a crash. What happens, and how often, is `Weather`, drawn from the seed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, NoReturn
+from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
+
+import boto3
+import botocore
+import botocore.endpoint
+import msgspec
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+from botocore.retries.quota import RetryQuota
+from botocore.useragent import UserAgentString
+
+import sandbox.exports
+import sandbox.streams
+import sandbox.tables
+import tailrace.capture.bootstrap
+import tailrace.capture.drain
+import tailrace.capture.retry
+import tailrace.capture.stage
+import tailrace.engine
+import tailrace.sources.aws
+from sandbox.clock import Clock
+from sandbox.dynamodb import Dynamo
+from sandbox.errors import AwsError
+from sandbox.exports import NoSuchBucketError
+from sandbox.streams import Change, Stream
+from sandbox.tables import Table
+from tailrace.config import Config, ExportBase, ScanBase, StreamConfig, Warehouse
+from tailrace.config import Table as TableConfig
+from tailrace.engine import Engine
+from tailrace.sources.aws import Aws
+from tests.simulation.memory_log import MemoryLog, Store
+
+REGION, TABLE, MODEL, BUCKET = "us-east-1", "orders", "orders", "exports"
+START = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1_000_000)
+HOUR = 3600.0
+STEPS_MAX = 20_000
+NESTING_MAX = 2
+SHARDS_MAX = 6
+TRACE_LINES = 40
+
+THROTTLES = ("ThrottlingException", "ProvisionedThroughputExceededException")
+FATAL = "ExpiredTokenException"
+
+
+class Crash(BaseException):  # nothing may catch it as an error
+    """The process is killed here: `kill -9` runs no handler that could still do something."""
+
+
+class Stuck(BaseException):
+    """More steps than any story needs: something goes round in circles."""
+
+
+@dataclass
+class Weather:
+    """How likely what is, at each moment. Most seeds leave most of it out: a storm of everything
+    hides what two things do to each other."""
+
+    write: float = 0.0
+    pause: float = 0.0
+    pause_seconds: float = 2.0
+    divide: float = 0.0
+    process: float = 0.0
+    crash: float = 0.0
+    stop: float = 0.0
+    fault: float = 0.0
+    fatal: float = 0.0
+    empty: float = 0.0
+    stale_scan: float = 0.0
+    listing_lag_seconds: float = 0.0
+    slow_base_seconds: float = 0.0
+    sensor_seconds: float = 0.0
+
+
+class WorldClock(Clock):
+    """The sandbox's clock, standing still unless it is moved; timers fire on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.micros = START
+        self.timers: list[tuple[int, Callable[[], None]]] = []
+
+    def now(self) -> int:
+        return self.micros
+
+    def advance(self, seconds: float) -> None:
+        target = self.micros + int(seconds * 1_000_000)
+        while due := [each for each in self.timers if each[0] <= target]:
+            first = min(due, key=lambda each: each[0])
+            self.timers.remove(first)
+            self.micros = max(self.micros, first[0])
+            first[1]()
+        self.micros = target
+
+    def seconds(self) -> float:
+        return self.micros / 1_000_000
+
+
+@dataclass
+class Process:
+    """One run of the engine. A dead one does nothing any more."""
+
+    name: str
+    depth: int
+    engine: Engine | None = None
+    dead: bool = False
+
+
+class _Body(io.BytesIO):
+    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        yield self.read()
+
+
+@dataclass
+class World:
+    """One seed's universe. Enter it before use; `on_commit` sees every commit take effect."""
+
+    seed: int
+    on_commit: Callable[[], None] = lambda: None
+    weather: Weather = field(default_factory=Weather)
+    quiet: bool = True
+    store: Store = field(default_factory=Store)
+    trace: deque[str] = field(default_factory=lambda: deque(maxlen=TRACE_LINES))
+    records: list[tuple[str, int, Change]] = field(default_factory=list)
+    calls: int = 0
+    written: int = 0
+    fatal: int = 0
+    nested: Callable[[], None] = lambda: None
+    sensor: Callable[[], None] = lambda: None
+    config: Config | None = None
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.clock = WorldClock()
+        self.objects: dict[tuple[str, str], bytes] = {}
+        self.processes: list[Process] = []
+        self.keys = [f"k{number}" for number in range(self.random.randint(2, 10))]
+        self._faults: dict[str, tuple[str, int]] = {}
+        self._empties: dict[str, int] = {}
+        self._hidden: dict[str, int] = {}
+        self._unlisted: set[str] = set()
+        self._stack = ExitStack()
+
+    # ------------------------------------------------------------------------- coming and going
+
+    def __enter__(self) -> World:
+        stack = self._stack
+        folder = stack.enter_context(TemporaryDirectory(prefix="simulation-"))
+        self.folder = Path(folder)
+        state = random.getstate()
+        stack.callback(random.setstate, state)
+        random.seed(self.seed)
+        _MACHINES.world = self
+        for patched in self._patches():
+            stack.enter_context(patched)
+        self.dynamo = Dynamo(self.clock, self._put_object)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _patches(self) -> Iterator[Any]:
+        time = SimpleNamespace(monotonic=self.clock.seconds, sleep=self.sleep)
+        ids = random.Random(self.seed)
+        wrong = timedelta(hours=self.random.choice((-30, -1, 0, 5)))
+        secrets = SimpleNamespace(
+            token_hex=lambda size=32: ids.randbytes(size).hex(), randbelow=ids.randrange
+        )
+        # The clock of a machine may be wrong; only AWS's counts.
+        machine = SimpleNamespace(now=lambda zone: self.clock_time() + wrong)
+        yield patch.object(tailrace.engine, "time", time)
+        yield patch.object(tailrace.engine, "ChangeLog", self._open_log)
+        yield patch.object(tailrace.engine, "Aws", self._open_aws)
+        yield patch.object(tailrace.sources.aws, "time", time)
+        yield patch.object(tailrace.sources.aws, "datetime", machine)
+        yield patch.object(botocore.endpoint, "time", time)
+        yield patch.object(UserAgentString, "to_string", lambda _: "simulation")
+        yield patch.object(RetryQuota, "acquire", lambda quota, amount: True)
+        yield patch.object(tailrace.capture.retry, "random", random.Random(self.seed))
+        for module in (tailrace.capture.drain, tailrace.capture.bootstrap):
+            yield patch.object(module, "ThreadPoolExecutor", self._pool)
+            yield patch.object(module, "wait", self._wait)
+        yield patch.object(sandbox.streams, "secrets", secrets)
+        yield patch.object(sandbox.exports, "secrets", secrets)
+        yield patch.object(sandbox.exports, "threading", SimpleNamespace(Timer=self._timer))
+        yield patch.object(Stream, "add", self._recorded(Stream.add))
+        choose = self.random.choice
+        yield patch.object(sandbox.tables, "PAGE_BYTES", choose((120, 400, 10_000)))
+        yield patch.object(sandbox.streams, "MAX_RECORD_BYTES", choose((500, 1500, 100_000)))
+        yield patch.object(sandbox.streams, "SHARDS_PER_PAGE", choose((2, 5, 100)))
+        yield patch.object(tailrace.capture.stage, "FLUSH_SECONDS", choose((0.0, 0.5, 30.0)))
+        yield patch.object(tailrace.capture.bootstrap, "EXPORT_BATCH_FILES", choose((1, 2, 64)))
+        # Thirty hours of polls would be all that a story tells.
+        yield patch.object(tailrace.capture.bootstrap, "EXPORT_POLL_SECONDS", 3600.0)
+
+    def _recorded(self, add: Callable[..., None]) -> Callable[..., None]:
+        def recorded(stream: Stream, change: Change, digest: int) -> None:
+            add(stream, change, digest)
+            last = max(
+                shard.records[-1].sequence for shard in stream.open_shards() if shard.records
+            )
+            self.records.append((stream.arn, last, change))
+
+        return recorded
+
+    # -------------------------------------------------------------------------------- processes
+
+    def process(self, name: str, work: Callable[[Engine], Any]) -> Any:
+        """Runs one process to its end: returns what `work` returned or the error it died of."""
+        process = Process(name, len(self.processes))
+        self.say(f"{name} starts")
+        self.processes.append(process)
+        engine = None
+        try:
+            assert self.config is not None
+            process.engine = engine = Engine.open(self.config)
+            found = work(engine)
+        except Crash:
+            found = Crash()
+        except Stuck:
+            raise
+        except Exception as error:
+            found = error
+        finally:
+            process.dead = True
+            if engine is not None:
+                engine.close()
+            self.processes.pop()
+        self.say(f"{name}: {_short(found)}")
+        return found
+
+    def configure(
+        self, method: str, export_arn: str | None = None, pass_seconds: float | None = None
+    ) -> None:
+        """A new tailrace.yaml; what an open epoch has frozen may differ from it."""
+        base: ScanBase | ExportBase
+        if method == "scan":
+            base = ScanBase(
+                segments=self.random.randint(1, 4),
+                max_rcu=self.random.choice((None, None, 5.0)),
+                consistent=self.random.random() < 0.3,
+            )
+        else:
+            base = ExportBase(bucket=BUCKET, prefix="p", export_arn=export_arn)
+        seconds = pass_seconds or self.random.choice((1.0, 5.0, 40.0, 40.0))
+        stream = StreamConfig(pass_seconds=seconds)
+        self.config = Config(
+            warehouse=Warehouse(
+                catalog=f"sqlite:{self.folder}/none.sqlite", data_path=str(self.folder)
+            ),
+            tables=(TableConfig(name=TABLE, model=MODEL, base=base, stream=stream),),
+        )
+
+    def _open_log(self, _: Warehouse) -> MemoryLog:
+        process = self.processes[-1]
+
+        def hook(moment: str) -> None:
+            self._alive(process)
+            if moment == "before commit":
+                self.happen(moment)
+                self._alive(process)
+            else:
+                self.say(f"{process.name} committed batch {self.store.batch}")
+                self.on_commit()
+                self._maybe_crash(moment)
+
+        return MemoryLog(self.store, hook)
+
+    def _open_aws(self, _: object) -> Aws:
+        return _MACHINES.boot(self.processes[-1].depth)
+
+    def _alive(self, process: Process) -> None:
+        if process.dead:
+            raise Crash
+
+    # ------------------------------------------------------------------------------- what happens
+
+    def happen(self, moment: str) -> None:
+        """Lets the weather do what it does between two steps of a process."""
+        if self.quiet:
+            return
+        roll, weather = self.random.random, self.weather
+        if roll() < weather.write:
+            for _ in range(self.random.randint(1, 4)):
+                self.write()
+        if roll() < weather.pause:
+            self.clock.advance(self.random.expovariate(1 / weather.pause_seconds))
+        if roll() < weather.divide:
+            self.divide()
+        if roll() < weather.process and len(self.processes) <= NESTING_MAX:
+            self.nested()
+        if self.processes and roll() < weather.stop and self.processes[-1].engine:
+            self.say(f"{self.processes[-1].name} is told to stop at {moment}")
+            self.processes[-1].engine.stop.set()
+        self._maybe_crash(moment)
+
+    def _maybe_crash(self, moment: str) -> None:
+        if self.quiet or not self.processes or self.random.random() >= self.weather.crash:
+            return
+        self.processes[-1].dead = True
+        self.say(f"{self.processes[-1].name} is killed at {moment}")
+        raise Crash
+
+    def sleep(self, seconds: float) -> None:
+        """time.sleep of every process."""
+        self.clock.advance(seconds + 1e-6)
+        self._bound()
+        if self.processes:
+            self._alive(self.processes[-1])
+            self.sensor()
+            self.happen("sleep")
+
+    def _bound(self) -> None:
+        self.calls += 1
+        if self.calls > STEPS_MAX:
+            raise Stuck(f"Never caught up: {STEPS_MAX} calls and sleeps are more than any need.")
+
+    def write(self) -> None:
+        """One write of the application: an insert, an update, a delete, or one that changes
+        nothing."""
+        key = {"pk": {"S": self.random.choice(self.keys)}}
+        found = msgspec.json.decode(
+            self.dynamo.answer("GetItem", REGION, {"TableName": TABLE, "Key": key})
+        ).get("Item")
+        chance = self.random.random()
+        if found and chance < 0.3:
+            self.dynamo.answer("DeleteItem", REGION, {"TableName": TABLE, "Key": key})
+        elif found and chance < 0.4:
+            self.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": found})
+        else:
+            self.written += 1
+            value = self.written if chance < 0.9 else self.random.randint(0, 2)
+            item = {**key, "v": {"N": str(value)}, "pad": {"S": "x" * self.random.randint(0, 90)}}
+            self.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": item})
+        self.clock.advance(self.random.choice((0.0, 0.001, 0.3)))
+
+    def divide(self) -> None:
+        """Some open shard closes; one or two take its place."""
+        stream = self.table.stream
+        assert stream is not None
+        stream.settle(self.clock.now())
+        shards = stream.open_shards()
+        shard = self.random.choice(shards)
+        children = self.random.choice((1, 1, 2)) if len(shards) < SHARDS_MAX else 1
+        stream.divide(shard, children, self.clock.tick())
+        self.say(f"{shard.id[-13:]} divides into {children}")
+
+    @property
+    def table(self) -> Table:
+        """The sandbox's table: truth, never shown to the code under test."""
+        return self.dynamo._tables[REGION, TABLE]
+
+    def clock_time(self) -> datetime:
+        """The world's true time."""
+        return datetime.fromtimestamp(self.clock.seconds(), UTC)
+
+    def say(self, what: str) -> None:
+        """Notes an event for the trace."""
+        indent = "  " * max(0, len(self.processes) - 1)
+        self.trace.append(f"{self.clock_time():%d %H:%M:%S.%f} {indent}{what}")
+
+    # ------------------------------------------------------------------------------------ the wire
+
+    def wire(self, request: Any) -> AWSResponse:
+        """Answers one HTTP request."""
+        process = self.processes[-1]
+        self._alive(process)
+        self._bound()
+        target = request.headers.get("X-Amz-Target")
+        name = (target.decode() if isinstance(target, bytes) else target or "").rpartition(".")[2]
+        operation = name or "GetObject"
+        self.clock.advance(0.001 + 0.03 * self.random.random())
+        if operation in ("Scan", "GetObject") and self.weather.slow_base_seconds and not self.quiet:
+            self.clock.advance(self.random.random() * self.weather.slow_base_seconds)
+        self.sensor()
+        self.happen(operation)
+        self._alive(process)
+        fault = self._fault(operation)
+        if fault in ("closed", "timeout"):
+            self._break(fault, request.url)
+        status, content, kind = self._answer(operation, request, fault)
+        date = formatdate(int(self.clock.seconds()), usegmt=True)
+        self.happen(f"the answer to {operation}")
+        self._alive(process)
+        if fault == "lost":
+            self._break("timeout", request.url)
+        headers = {
+            "Date": date,
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "x-amz-crc32": str(zlib.crc32(content)),
+        }
+        return AWSResponse(request.url, status, headers, _Body(content))
+
+    def _break(self, fault: str, url: str) -> NoReturn:
+        error = ConnectionClosedError if fault == "closed" else ReadTimeoutError
+        raise error(endpoint_url=url)
+
+    def _fault(self, operation: str) -> str:
+        if self.quiet:
+            return ""
+        kind, left = self._faults.get(operation, ("", 0))
+        if left:
+            self._faults[operation] = (kind, left - 1)
+            return kind
+        if self.random.random() < self.weather.fatal:
+            self.fatal += 1
+            return FATAL
+        if self.random.random() >= self.weather.fault:
+            return ""
+        kinds = ["InternalServerError", "closed", "timeout", "lost", *THROTTLES]
+        if operation == "GetRecords":
+            kinds += ["ExpiredIteratorException"] * 3
+        if operation == "GetObject":
+            kinds = ["SlowDown", "InternalError", "closed", "timeout"]
+        kind = self.random.choice(kinds)
+        if kind != "ExpiredIteratorException":
+            self._faults[operation] = (kind, self.random.choice((0, 0, 0, 1, 5, 40)))
+        self.say(f"fault: {operation} {kind}")
+        return kind
+
+    def _answer(self, operation: str, request: Any, fault: str) -> tuple[int, bytes, str]:
+        if operation == "GetObject":
+            return self._get_object(request.url, fault)
+        kind = "application/x-amz-json-1.0"
+        try:
+            if fault and fault not in ("lost", "closed", "timeout"):
+                raise AwsError(fault, "injected", 500 if fault.startswith("Internal") else 400)
+            body = msgspec.json.decode(request.body)
+            return 200, self._dynamo(operation, body), kind
+        except AwsError as error:
+            content = {"__type": f"com.amazonaws.dynamodb#{error.code}", "message": error.message}
+            return error.status, msgspec.json.encode(content), kind
+
+    def _dynamo(self, operation: str, body: dict[str, Any]) -> bytes:
+        if operation == "Scan" and not body.get("ConsistentRead") and not self.quiet:
+            return self._scan(body)
+        if operation == "GetRecords" and not self.quiet:
+            shard = body["ShardIterator"]
+            if self._empties.get(shard, 0) < 2 and self.random.random() < self.weather.empty:
+                self._empties[shard] = self._empties.get(shard, 0) + 1
+                self.dynamo.answer(operation, REGION, body)  # for its errors
+                return msgspec.json.encode({"Records": [], "NextShardIterator": shard})
+        answer = self.dynamo.answer(operation, REGION, body)
+        if operation == "DescribeStream":
+            answer = self._late_listing(answer)
+        return answer
+
+    def _scan(self, body: dict[str, Any]) -> bytes:
+        """An eventually consistent page: sometimes as the table was up to a second ago."""
+        table = self.table
+        if self.random.random() >= self.weather.stale_scan:
+            return self.dynamo.answer("Scan", REGION, body)
+        ago = self.clock.now() - int(self.random.random() * 1_000_000)
+        items, order = table.items, table.order
+        table.items = table.state_at(ago)
+        table.order = sorted(table.items)
+        try:
+            return self.dynamo.answer("Scan", REGION, body)
+        finally:
+            table.items, table.order = items, order
+
+    def _late_listing(self, answer: bytes) -> bytes:
+        """A listing that lags: a child not there yet, a closed parent that still reads as open."""
+        lag = int(self.weather.listing_lag_seconds * 1_000_000)
+        if not lag or self.quiet or self.table.stream is None:
+            return answer
+        body = msgspec.json.decode(answer)
+        listed: list[dict[str, Any]] = []
+        for each in body["StreamDescription"]["Shards"]:
+            shard = self.table.stream.shards[each["ShardId"]]
+            if shard.id not in self._hidden:
+                self._hidden[shard.id] = shard.created + int(self.random.random() * lag)
+            late = shard.parent and self.clock.now() < self._hidden[shard.id]
+            if late or shard.parent in self._unlisted:
+                self._unlisted.add(shard.id)
+                continue
+            self._unlisted.discard(shard.id)
+            if shard.closed_at and self.clock.now() < shard.closed_at + lag // 2:
+                each["SequenceNumberRange"].pop("EndingSequenceNumber", None)
+            listed.append(each)
+        body["StreamDescription"]["Shards"] = listed
+        return msgspec.json.encode(body)
+
+    def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
+        parts = urlsplit(url)
+        place = (parts.netloc.partition(".")[0], unquote(parts.path).lstrip("/"))
+        status = {"": 200, "SlowDown": 503, "InternalError": 500, FATAL: 400}[fault]
+        if fault:
+            code = "ExpiredToken" if fault == FATAL else fault
+        elif place in self.objects:
+            return 200, self.objects[place], "binary/octet-stream"
+        else:
+            status, code = 404, "NoSuchKey"
+        content = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
+        return status, content.encode(), "application/xml"
+
+    def _put_object(self, bucket: str, key: str, content: bytes) -> None:
+        if bucket != BUCKET:
+            raise NoSuchBucketError(bucket)
+        self.objects[bucket, key] = content
+
+    # ------------------------------------------------------------------------- timers and threads
+
+    def _timer(self, seconds: float, function: Callable[..., None], args: list[Any]) -> Any:
+        due = self.clock.now() + int(seconds * 1_000_000)
+
+        def start() -> None:
+            self.clock.timers.append((due, lambda: function(*args)))
+
+        return SimpleNamespace(start=start)
+
+    def _pool(self, *_: object, **__: object) -> _Pool:
+        return _Pool(self)
+
+    def _wait(self, futures: Any, return_when: str) -> tuple[list[_Task], list[_Task]]:
+        tasks: list[_Task] = list(futures)
+        pending = [task for task in tasks if not task.done]
+        while pending:
+            task = self.random.choice(pending)
+            pending.remove(task)
+            task.run()
+            if return_when == "FIRST_COMPLETED" or task.error is not None:
+                break
+        done = [task for task in tasks if task.done]
+        return done, [task for task in tasks if not task.done]
+
+
+class _Task:
+    """A future whose work runs when somebody waits for it, in an order that the seed chose."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self.done = False
+        self.error: Exception | None = None
+        self._result: Any = None
+
+    def run(self) -> None:
+        self.done = True
+        try:
+            self._result = self._work()
+        except Exception as error:
+            self.error = error
+
+    def result(self) -> Any:
+        if not self.done:
+            self.run()
+        if self.error is not None:
+            raise self.error
+        return self._result
+
+    def cancel(self) -> bool:
+        cancelled, self.done = not self.done, True
+        return cancelled
+
+
+class _Pool:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tasks: list[_Task] = []
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> _Task:
+        task = _Task(lambda: work(*arguments))
+        self._tasks.append(task)
+        return task
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Crash):
+            return
+        self._world._wait(self._tasks, return_when="ALL_COMPLETED")
+
+
+class _Machines:
+    """The clients: made once, because making them costs more than a whole story; each nesting
+    depth has its own, so that two processes do not share what they know of AWS's time."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self._aws: dict[int, Aws] = {}
+
+    def boot(self, depth: int) -> Aws:
+        """A machine just started: it has not seen AWS's time yet."""
+        if depth not in self._aws:
+            self._aws[depth] = self._make()
+        aws = self._aws[depth]
+        aws._seen = None
+        return aws
+
+    def _make(self) -> Aws:
+        session = boto3.Session("AKIASIMULATION", "simulation", region_name=REGION)
+        with patch.object(tailrace.sources.aws.boto3, "Session", lambda **_: session):
+            aws = Aws()
+        clean = {name: value for name, value in os.environ.items() if "AWS_" not in name}
+        with patch.dict(os.environ, clean, clear=True):
+            self._connect(aws)
+        return aws
+
+    def _connect(self, aws: Aws) -> None:
+        for service in ("dynamodb", "dynamodbstreams", "s3"):
+            events = aws.client(service).meta.events
+            events.register("before-send", self._send)
+            # Nobody checks the signatures, and they cost as much as all the rest.
+            events.register("choose-signer", lambda **_: botocore.UNSIGNED)
+
+    def _send(self, request: Any, **_: Any) -> AWSResponse:
+        assert self.world is not None
+        return self.world.wire(request)
+
+
+_MACHINES = _Machines()
+
+
+def _short(found: object) -> str:
+    if isinstance(found, Crash):
+        return "killed"
+    if isinstance(found, Exception):
+        return f"{type(found).__name__}: {str(found).splitlines()[0] if str(found) else ''}"
+    return str(found)
+
+
+@contextmanager
+def calm(world: World) -> Iterator[None]:
+    """Nothing happens inside."""
+    before, world.quiet = world.quiet, True
+    try:
+        yield
+    finally:
+        world.quiet = before
