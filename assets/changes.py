@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets import names
 from assets.freshness import freshness_result, freshness_spec
-from assets.metadata import changes_metadata, failure
+from assets.metadata import changes_metadata, changes_version, failure
 from assets.resource import TailraceResource
 from tailrace.config import Table
 from tailrace.errors import TailraceError
@@ -52,13 +52,15 @@ def _drained(
         for model, outcome in engine.drain(to_drain).items() if to_drain else ():
             if isinstance(outcome, BaseException):
                 errors[model] = outcome
-                context.log.error(f"{model}: {outcome}", exc_info=outcome)
+                explained = isinstance(outcome, TailraceError)
+                context.log.error(f"{outcome}", exc_info=None if explained else outcome)
                 continue
             [status] = engine.status([model])
             context.log.info(_told(model, outcome))
             yield dg.MaterializeResult(
                 asset_key=names.changes_key(model),
                 metadata=changes_metadata(outcome, status, engine.passes(model)),
+                data_version=changes_version(outcome, status),
             )
         done = [model for model in to_drain if model not in errors]
         tailrace.note_drained(done, engine.unmerged(done))

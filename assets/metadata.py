@@ -3,7 +3,7 @@ explains. Nothing here reads anything; secrets have no way in, because results h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,16 +20,17 @@ from tailrace.model import (
 )
 
 ROW_COUNT = "dagster/row_count"
+PARTS_SHOWN = 50  # an export of a large table has thousands of files
 
 
 def base_metadata(
-    result: BaseResult, status: TableStatus, parts: Iterable[PartProgress]
+    result: BaseResult, status: TableStatus, parts: Sequence[PartProgress]
 ) -> dict[str, Any]:
     """For a materialization of `<model>/base`."""
     return {
         ROW_COUNT: status.items_read,
-        "rows read in this run": result.items,
-        "bytes read in this run": result.bytes,
+        "rows read": result.items,
+        "bytes read": result.bytes,
         "seconds": round(result.seconds, 1),
         "rows a second": round(result.items / result.seconds) if result.seconds else 0,
         "epoch": result.epoch,
@@ -38,12 +39,12 @@ def base_metadata(
         "progress": f"{status.base_parts_done} of {status.base_parts_total} parts",
         "parts": _table(
             {
-                "part": part.part.id,
+                "part": part.part.id.rpartition("/")[2],
                 "rows": part.rows,
                 "bytes": part.bytes,
                 "finished": part.finished,
             }
-            for part in parts
+            for part in parts[:PARTS_SHOWN]
         ),
     }
 
@@ -80,6 +81,11 @@ def changes_metadata(
     if result.newest_change is not None:
         metadata["newest change"] = dg.MetadataValue.timestamp(result.newest_change)
     return {name: value for name, value in metadata.items() if value is not None}
+
+
+def changes_version(result: DrainResult, status: TableStatus) -> dg.DataVersion:
+    """The same after a pass that found nothing, so that nothing downstream looks out of date."""
+    return dg.DataVersion(f"epoch {result.epoch}, {result.state}, {status.rows} rows")
 
 
 def progress_text(at: BaseProgress) -> str:

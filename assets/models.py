@@ -116,7 +116,7 @@ def _materializations(
 def _node_metadata(name: str, node: "NodeResult | None") -> dict[str, Any]:
     metadata: dict[str, Any] = {"dagster/table_name": f"lake.analytics.{name}"}
     if node is None:
-        return metadata | {"built": "not needed: a view, and its code has not changed"}
+        return metadata | {"built": "not needed: a view over what was merged"}
     metadata |= {"built": node.status, "seconds": round(node.seconds, 2)}
     if node.rows is not None:
         metadata["rows merged"] = node.rows
