@@ -189,8 +189,6 @@ def _lines(body: str) -> list[str]:
 
 def _misfit(words: list[str]) -> str | None:
     """What is wrong with a command line, if anything: parsed by the program's own parser."""
-    import click
-
     group: Any = typer.main.get_command(app)
     if words[0].startswith("-"):
         known = {option for each in group.params for option in each.opts} | {"--help"}
@@ -206,8 +204,10 @@ def _misfit(words: list[str]) -> str | None:
         return None  # the command's bare name, in prose
     try:
         command.make_context(words[0], list(words[1:]), resilient_parsing=False)
-    except click.ClickException as error:
-        return error.format_message()
+    except Exception as error:  # typer's own kind of click's, which has no public name
+        if not hasattr(error, "format_message"):
+            raise
+        return str(error.format_message())
     return None
 
 
