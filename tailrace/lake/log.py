@@ -73,6 +73,7 @@ class ChangeLog:
         path = sqlite_path(warehouse)
         self._lock_path = f"{path}.lock" if path else None
         self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
+        self._heads: dict[str, tuple[int, Head]] = {}
         self._transact(create_control_tables)
 
     def __enter__(self) -> ChangeLog:
@@ -90,7 +91,7 @@ class ChangeLog:
     def head(self, model: str) -> Head:
         """Where the ledger of a table stands now; an empty Head for a table never seen."""
         with self._mutex:
-            return _head(self._con, model)
+            return self._head(self._con, model)
 
     def passes(self, model: str, last: int) -> list[PassRecord]:
         """The last passes over a table's stream, newest first."""
@@ -130,6 +131,19 @@ class ChangeLog:
             lambda con: self._in_transaction(con, lambda: self._commit(con, model, commit))
         )
 
+    def _head(self, con: duckdb.DuckDBPyConnection, model: str) -> Head:
+        """The head as of the snapshot that `con` sees now, which a transaction keeps.
+
+        A head is read again only where the warehouse has moved on. The snapshot is asked for
+        before the head is read: where a commit comes between, the head is newer than its mark,
+        and since snapshots only go forward, none can ask for it by that mark again."""
+        ((snapshot,),) = con.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchall()
+        marked = self._heads.get(model)
+        if marked is None or marked[0] != snapshot:
+            marked = (snapshot, _read_head(con, model))
+            self._heads[model] = marked
+        return marked[1]
+
     def _open_epoch(
         self,
         con: duckdb.DuckDBPyConnection,
@@ -137,7 +151,7 @@ class ChangeLog:
         table: TableDescription,
         epoch: Epoch,
     ) -> int:
-        head = _head(con, model)
+        head = self._head(con, model)
         newest = head.epoch.number if head.epoch else 0
         if epoch.number != newest + 1:
             raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
@@ -160,7 +174,7 @@ class ChangeLog:
         return batch
 
     def _commit(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> int:
-        head = _head(con, model)
+        head = self._head(con, model)
         _check_fence(model, head, commit)
         assert head.table is not None
         batch = head.batch + 1
@@ -337,33 +351,27 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
             )
 
 
-def _head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
-    positions = con.execute(
-        """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(batch)
-        FROM tailrace.ledger WHERE model = ? AND (kind = 'stream' OR kind = 'base'
-            AND epoch = (SELECT max(epoch) FROM tailrace.epochs WHERE model = ?))
-        GROUP BY ALL""",
-        [model, model],
-    ).fetchall()
+def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     epochs = con.execute(
         """SELECT epoch, kind, method, arg_max(state, batch), table_id, stream_arn,
             min(recorded_at), max(recorded_at), arg_max(detail, batch)::VARCHAR, max(batch)
         FROM tailrace.epochs WHERE model = ? GROUP BY ALL ORDER BY epoch""",
         [model],
     ).fetchall()
-    passes = con.execute(
-        """SELECT max(batch), arg_max(detail, batch)::VARCHAR FROM tailrace.ledger
-        WHERE model = ? AND kind = 'pass'""",
-        [model],
-    ).fetchone()
-    assert passes is not None
+    newest = epochs[-1][0] if epochs else None
+    rows = con.execute(
+        """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
+            max(batch), arg_max(detail, batch)::VARCHAR
+        FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
+        [model, newest],
+    ).fetchall()
+    passes = [row for row in rows if row[0] == "pass"]
     return Head(
-        batch=max((row[-1] for row in (*positions, *epochs, (passes[0] or 0,))), default=0),
+        batch=max((*(row[-1] for row in epochs), *(row[6] for row in rows)), default=0),
         table=_table(con, model),
         epochs=tuple(_epoch(row) for row in epochs),
-        positions={Part(*row[:4]): Position(row[4], row[5]) for row in positions},
-        last_pass=_pass_record(passes[1]),
+        positions={Part(*row[:4]): Position(row[4], row[5]) for row in rows if row[0] != "pass"},
+        last_pass=_pass_record(passes[0][7]) if passes else None,
     )
 
 
