@@ -1,0 +1,86 @@
+"""`python -m bench [NAME…]`: runs the benchmarks and prints what they found.
+
+Exits with 1 where a target is missed and --strict is given."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import capture, merge, minute
+from bench.report import Figure, as_json, show
+
+WIDTH = 110
+NAMES = ("export", "scan", "drain", "merge", "minute")
+
+
+def main() -> int:
+    """Runs what the command line names; everything by default."""
+    options = _options()
+    console = Console(stderr=True, highlight=False)
+    cache = Path(options.cache)
+    figures: list[Figure] = []
+    for name in options.names or NAMES:
+        figures += _run(name, options, cache, lambda text: console.print(f"[dim]{text}[/]"))
+    if options.json:
+        print(as_json(figures))
+    else:
+        show(figures, Console(highlight=False, width=WIDTH))
+        if options.small:
+            console.print("Tiny sizes: this shows that they run, the targets do not apply.")
+    missed = [figure for figure in figures if figure.met is False]
+    return 1 if options.strict and missed else 0
+
+
+def _run(
+    name: str, options: argparse.Namespace, cache: Path, tell: Callable[[str], None]
+) -> list[Figure]:
+    if name == "merge":
+        return merge.run(merge.SMALL if options.small else merge.Size(), tell)
+    if name == "minute":
+        return minute.run(minute.SMALL if options.small else minute.Size(), tell)
+    size = capture.SMALL if options.small else capture.Size()
+    size = replace(size, pairs=options.pairs or size.pairs)
+    if options.items:
+        size = replace(size, export_items=options.items)
+    return getattr(capture, name)(size, cache, tell)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--pairs", type=int, help="interleaved pairs of each (3)")
+    parser.add_argument("--items", type=int, help="items in the export (500,000)")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 where a target is missed"
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        default=os.environ.get("SMALL", "0") not in ("", "0"),
+        help="tiny sizes: does it run at all? (SMALL=1)",
+    )
+    parser.add_argument(
+        "--cache",
+        default=str(Path(tempfile.gettempdir()) / "tailrace-bench-cache"),
+        help="where prepared input is kept between runs",
+    )
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(
+            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
+        )
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
