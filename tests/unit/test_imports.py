@@ -83,6 +83,13 @@ ARROWS = (
 )
 
 
+# Single arrows that may go against the rule, each with its reason.
+EXCEPTIONS = {
+    # DuckDB reads and writes S3 with the credentials that boto3's chain finds.
+    ("tailrace.lake.attach", "tailrace.sources.aws.s3_access"),
+}
+
+
 @dataclass(frozen=True)
 class Import:
     """`module` imports `name`, in a line of a file."""
@@ -136,7 +143,8 @@ def wrong_arrows(root: Path) -> list[str]:
         f"{each.file.relative_to(root)}:{each.line}: {each.module} imports {each.name}; {arrow.why}"
         for each in imports_of(root)
         for arrow in ARROWS
-        if _under(each.module, arrow.of)
+        if (each.module, each.name) not in EXCEPTIONS
+        and _under(each.module, arrow.of)
         and not any(_under(each.module, save) for save in arrow.save)
         and any(_under(each.name, never) for never in arrow.never)
     ]
@@ -176,6 +184,8 @@ def test_the_imports_are_really_read() -> None:
         ("tailrace/sources/streams.py", "import tailrace.lake.log", True),
         ("tailrace/lake/log.py", "from tailrace.sources.aws import Aws", True),
         ("tailrace/lake/log.py", "import duckdb", False),
+        ("tailrace/lake/attach.py", "from tailrace.sources.aws import s3_access", False),
+        ("tailrace/lake/attach.py", "from tailrace.sources.aws import Aws", True),
         ("tailrace/cli.py", "import duckdb", True),
         ("tailrace/cli.py", "from tailrace.engine import Engine", False),
         ("tailrace/engine.py", "from tailrace.transform import runner", True),
