@@ -298,10 +298,8 @@ class Engine:
         )
 
     def _lag(self, head: Head) -> float | None:
-        record = head.last_pass
-        if record is None or not record.complete:
-            return None
-        return (self._clock.aws_now() - record.began_at).total_seconds()
+        proof = head.last_proof
+        return (self._clock.aws_now() - proof.began_at).total_seconds() if proof else None
 
     # ------------------------------------------------------------------------------- helpers
 

@@ -202,13 +202,15 @@ class Commit:
 @dataclass(frozen=True)
 class Head:
     """Where a table's ledger stands: its last batch, its description when the newest epoch was
-    opened, its epochs by number, and every part's position."""
+    opened, its epochs by number, every part's position, its last pass, and the last complete one,
+    from whose begin on nothing is proven."""
 
     batch: int = 0
     table: TableDescription | None = None
     epochs: tuple[Epoch, ...] = ()
     positions: dict[Part, Position] = field(default_factory=dict)
     last_pass: PassRecord | None = None
+    last_proof: PassRecord | None = None
 
     @property
     def epoch(self) -> Epoch | None:

@@ -107,7 +107,8 @@ def drain(
         return DrainResult(model, None, "none")
     shards = _listed(stream, clock, model, epoch)
     began_at = clock.aws_now()
-    _refuse_outage(model, head, epoch, began_at)
+    since = _unproven_since(head, epoch)
+    _refuse_outage(model, since, began_at)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
     stage = Stage(log, model, epoch, Shape.STREAM_RECORDS, positions, folder, clock)
     run = _Pass(
@@ -121,12 +122,12 @@ def drain(
         stop=stop or threading.Event(),
     )
     shards = _read_all(run, shards)
-    record = _record(run, shards)
+    record = _record(run, shards, since)
     live = record.complete and epoch.state == BASE_COMPLETE
     stage.flush(
         pass_record=record, state=LIVE if live else None, at=record.ended_at if live else None
     )
-    proof = record if record.complete else head.last_pass
+    proof = record if record.complete else head.last_proof
     return DrainResult(
         model=model,
         epoch=epoch.number,
@@ -172,9 +173,8 @@ def due(log: Log, stream: Stream, clock: Clock, model: str, proof_seconds: float
 
 
 def _proof_age(head: Head, clock: Clock) -> float | None:
-    if head.last_pass is None or not head.last_pass.complete:
-        return None
-    return (clock.aws_now() - head.last_pass.began_at).total_seconds()
+    proof = head.last_proof
+    return (clock.aws_now() - proof.began_at).total_seconds() if proof else None
 
 
 def _listed(stream: Stream, clock: Clock, model: str, epoch: Epoch) -> list[Shard]:
@@ -189,14 +189,19 @@ def _listed(stream: Stream, clock: Clock, model: str, epoch: Epoch) -> list[Shar
         ) from error
 
 
-def _refuse_outage(model: str, head: Head, epoch: Epoch, now: datetime) -> None:
-    """Records are kept for 24 hours: when the last pass is older, some may have come and gone
+def _unproven_since(head: Head, epoch: Epoch) -> datetime:
+    """Every change before this is in the log, or will be in the epoch's base. A pass that did not
+    reach every tip proves nothing: what it left unread goes on ageing."""
+    return max(epoch.opened_at, head.last_proof.began_at if head.last_proof else epoch.opened_at)
+
+
+def _refuse_outage(model: str, since: datetime, now: datetime) -> None:
+    """Records are kept for 24 hours: when the last proof is older, some may have come and gone
     without a trace, whole shards included."""
-    last = max(epoch.opened_at, head.last_pass.ended_at if head.last_pass else epoch.opened_at)
-    if now - last > RETENTION - RETENTION_MARGIN:
+    if now - since > RETENTION - RETENTION_MARGIN:
         raise Gap(
-            f"{model}: nothing has drained its stream since {last:%Y-%m-%d %H:%M} UTC; the"
-            " stream keeps 24 hours, so changes may be lost since then.",
+            f"{model}: no pass over its stream has been complete since {since:%Y-%m-%d %H:%M} UTC;"
+            " the stream keeps 24 hours, so changes may be lost since then.",
             "Materialize the table's base again: a new epoch closes the gap.",
         )
 
@@ -297,17 +302,19 @@ def _iterator(run: _Pass, part: Part) -> str:
         return ask(None)
 
 
-def _record(run: _Pass, shards: list[Shard]) -> PassRecord:
+def _record(run: _Pass, shards: list[Shard], since: datetime) -> PassRecord:
     arn = run.epoch.stream_arn
     finished = {each.id for each in shards if run.stage.position(_part(arn, each.id)).finished}
     unread = [
         each for each in shards if each.id not in finished and run.ends.get(each.id) is not _End.TIP
     ]
+    ended_at = run.clock.aws_now()
+    in_time = ended_at - since < RETENTION  # nothing was trimmed while the pass read on
     return PassRecord(
         id=uuid.uuid4().hex,
         began_at=run.began_at,
-        ended_at=run.clock.aws_now(),
-        complete=not unread and not childless(shards, finished),
+        ended_at=ended_at,
+        complete=in_time and not unread and not childless(shards, finished),
         shards_open=sum(not each.closed for each in shards),
         shards_read=len(run.ends),
         calls=run.stream.calls,

@@ -361,7 +361,8 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     newest = epochs[-1][0] if epochs else None
     rows = con.execute(
         """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(batch), arg_max(detail, batch)::VARCHAR
+            max(batch), arg_max(detail, batch)::VARCHAR,
+            (arg_max(detail, batch) FILTER (WHERE detail->>'$.complete' = 'true'))::VARCHAR
         FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
         [model, newest],
     ).fetchall()
@@ -372,6 +373,7 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
         epochs=tuple(_epoch(row) for row in epochs),
         positions={Part(*row[:4]): Position(row[4], row[5]) for row in rows if row[0] != "pass"},
         last_pass=_pass_record(passes[0][7]) if passes else None,
+        last_proof=_pass_record(passes[0][8]) if passes else None,
     )
 
 

@@ -93,6 +93,7 @@ class MemoryLog:
                 if part.kind == "stream" or epoch == newest
             },
             last_pass=store.passes[-1] if store.passes else None,
+            last_proof=next((each for each in reversed(store.passes) if each.complete), None),
         )
 
     def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:

@@ -236,6 +236,9 @@ def test_the_head_tells_states_details_and_the_last_pass(subject: Subject) -> No
     assert (head.batch, head.table, head.last_pass) == (4, TABLE, record)
     assert head.epoch == head.live == live
     subject.log.open_epoch(subject.model, TABLE, epoch(2))
+    unfinished = replace(record, id="p2", complete=False)
+    subject.commit(epoch=epoch(2), pass_record=unfinished)
     head = subject.log.head(subject.model)
+    assert (head.last_pass, head.last_proof) == (unfinished, record)
     assert head.live == live
     assert head.epoch == epoch(2)

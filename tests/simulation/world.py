@@ -48,7 +48,7 @@ from sandbox.clock import Clock
 from sandbox.dynamodb import Dynamo
 from sandbox.errors import AwsError
 from sandbox.exports import NoSuchBucketError
-from sandbox.streams import Change, Stream
+from sandbox.streams import Change, Shard, Stream, parse_iterator
 from sandbox.tables import Table
 from tailrace.config import Config, ExportBase, ScanBase, StreamConfig, Warehouse
 from tailrace.config import Table as TableConfig
@@ -161,9 +161,8 @@ class World:
         self.processes: list[Process] = []
         self.keys = [f"k{number}" for number in range(self.random.randint(2, 10))]
         self._faults: dict[str, tuple[str, int]] = {}
-        self._empties: dict[str, int] = {}
+        self._empties: dict[tuple[int, str], int] = {}
         self._hidden: dict[str, int] = {}
-        self._unlisted: set[str] = set()
         self._stack = ExitStack()
 
     # ------------------------------------------------------------------------- coming and going
@@ -461,11 +460,14 @@ class World:
         if operation == "Scan" and not body.get("ConsistentRead") and not self.quiet:
             return self._scan(body)
         if operation == "GetRecords" and not self.quiet:
-            shard = body["ShardIterator"]
-            if self._empties.get(shard, 0) < 2 and self.random.random() < self.weather.empty:
-                self._empties[shard] = self._empties.get(shard, 0) + 1
+            shard = parse_iterator(body["ShardIterator"], 0)[1]
+            reader = (len(self.processes), shard)
+            if self._empties.get(reader, 0) < 2 and self.random.random() < self.weather.empty:
+                self._empties[reader] = self._empties.get(reader, 0) + 1
                 self.dynamo.answer(operation, REGION, body)  # for its errors
-                return msgspec.json.encode({"Records": [], "NextShardIterator": shard})
+                again = {"Records": [], "NextShardIterator": body["ShardIterator"]}
+                return msgspec.json.encode(again)
+            self._empties[reader] = 0
         answer = self.dynamo.answer(operation, REGION, body)
         if operation == "DescribeStream":
             answer = self._late_listing(answer)
@@ -496,16 +498,21 @@ class World:
             shard = self.table.stream.shards[each["ShardId"]]
             if shard.id not in self._hidden:
                 self._hidden[shard.id] = shard.created + int(self.random.random() * lag)
-            late = shard.parent and self.clock.now() < self._hidden[shard.id]
-            if late or shard.parent in self._unlisted:
-                self._unlisted.add(shard.id)
+            if self._unlisted(shard):
                 continue
-            self._unlisted.discard(shard.id)
             if shard.closed_at and self.clock.now() < shard.closed_at + lag // 2:
                 each["SequenceNumberRange"].pop("EndingSequenceNumber", None)
             listed.append(each)
         body["StreamDescription"]["Shards"] = listed
         return msgspec.json.encode(body)
+
+    def _unlisted(self, shard: Shard | None) -> bool:
+        """A child that no listing shows yet; nor its own children, then."""
+        stream = self.table.stream
+        if shard is None or shard.parent is None or stream is None:
+            return False
+        late = self.clock.now() < self._hidden.get(shard.id, 0)
+        return late or self._unlisted(stream.shards.get(shard.parent))
 
     def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
         parts = urlsplit(url)
