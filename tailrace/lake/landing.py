@@ -13,11 +13,13 @@ from tailrace.lake.sql import literal, literals, pointer
 from tailrace.lake.version import BASE_PHASE, STREAM_PHASE, version_sql
 from tailrace.model import KeyAttribute, Shape
 
-# The longest line: an item may hold 400 KB, a record two images of it, and JSON escapes and
-# base64 widen them. The reader stays parallel with a small limit; 16 MB is ample.
-MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
+# The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
+# at most eight of JSON (an element {"BOOL":false} counts as two), so this holds two images; the
+# reader's buffers, and the pieces it works on in parallel, are of twice this size.
+MAXIMUM_LINE_BYTES = 8 * 1024 * 1024
 
 TTL_PRINCIPAL = "dynamodb.amazonaws.com"
+QUOTE = '"'
 
 
 def rows_sql(
@@ -51,8 +53,10 @@ def rows_sql(
 
 def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
     paths = [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
-    images = [pointer("dynamodb", "NewImage"), pointer("dynamodb", "OldImage")]
-    scalars = [
+    names = ["new", "old", "event", "sequence", "time", "principal", "Principal"]
+    paths += [
+        pointer("dynamodb", "NewImage"),
+        pointer("dynamodb", "OldImage"),
         pointer("eventName"),
         pointer("dynamodb", "SequenceNumber"),
         pointer("dynamodb", "ApproximateCreationDateTime"),
@@ -60,16 +64,20 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
         pointer("userIdentity", "principalId"),
         pointer("userIdentity", "PrincipalId"),
     ]
-    n = len(paths)
+    # One lookup for all of them: a second one would parse the record again. So texts come as
+    # JSON, in quotes; those taken here hold nothing that JSON escapes.
+    v = {name: f"v[{number}]" for number, name in enumerate(names, start=len(key) + 1)}
+    removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
+    principal = f"coalesce({v['principal']}, {v['Principal']})"
+    position = f"trim({v['sequence']}, {literal(QUOTE)})"
     return f"""
-        SELECT {version_sql(epoch, STREAM_PHASE, "s[2]")} AS version, {epoch} AS epoch,
-            s[1] AS op, {_key_sql(key)} AS key,
-            CASE WHEN s[1] <> 'REMOVE' THEN v[{n + 1}] END AS image, v[{n + 2}] AS old_image,
-            to_timestamp(s[3]::DOUBLE) AS changed_at,
-            s[1] = 'REMOVE'
-                AND coalesce(s[4], s[5], '') = {literal(TTL_PRINCIPAL)} AS ttl_expired
-        FROM (SELECT json_extract(json, {literals([*paths, *images])}) AS v,
-            json_extract_string(json, {literals(scalars)}) AS s FROM {source})"""
+        SELECT {version_sql(epoch, STREAM_PHASE, position)} AS version, {epoch} AS epoch,
+            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key)} AS key,
+            CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
+            to_timestamp({v["time"]}::DOUBLE) AS changed_at,
+            {removed} AND {principal} IS NOT DISTINCT FROM
+                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _key_sql(key: Sequence[KeyAttribute]) -> str:
