@@ -188,8 +188,9 @@ class Staged:
 @dataclass(frozen=True)
 class Commit:
     """Everything that becomes true at once. It succeeds only while `epoch` is still the table's
-    newest and every part still stands at its `position_from`; base rows and a new `state`
-    (base_complete, live) also need the epoch to be in the state it has here."""
+    newest and every part still stands at its `position_from`; base rows, a new `state`
+    (base_complete, live) and a new `detail` also need the epoch to have the state and the detail
+    it has here."""
 
     epoch: Epoch
     parts: tuple[PartProgress, ...] = ()
@@ -197,6 +198,7 @@ class Commit:
     state: str | None = None
     at: datetime | None = None
     pass_record: PassRecord | None = None
+    detail: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -348,9 +348,10 @@ def _pause(run: Bootstrap, seconds: float) -> None:
 
 
 def _noted(run: Bootstrap, epoch: Epoch, **detail: object) -> Epoch:
-    noted = replace(epoch, detail=epoch.detail | detail)
-    run.log.commit(run.model, Commit(noted, state=OPEN, at=run.clock.aws_now()))
-    return noted
+    """The epoch with more noted in it. Raises Stale where another run has noted meanwhile."""
+    noted = epoch.detail | detail
+    run.log.commit(run.model, Commit(epoch, state=OPEN, at=run.clock.aws_now(), detail=noted))
+    return replace(epoch, detail=noted)
 
 
 def _check_export(

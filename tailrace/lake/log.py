@@ -14,9 +14,9 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from tailrace.lake import discovery
 from tailrace.lake.attach import connect, renew_s3_secret, sqlite_path
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
-from tailrace.lake.sql import ident, literal
+from tailrace.lake.sql import Value, bound, ident, literal
 from tailrace.model import (
     LIVE,
     Commit,
@@ -103,11 +103,11 @@ class ChangeLog:
         return [record for row in rows if (record := _pass_record(row[0]))]
 
     def query(
-        self, sql: str, parameters: list[Any] | dict[str, Any] | None = None
+        self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()
     ) -> list[tuple[Any, ...]]:
-        """The rows of a read-only query over the warehouse."""
+        """The rows of a read-only query over the warehouse; see tailrace.lake.sql.bound."""
         with self._mutex:
-            return self._con.execute(sql, parameters or []).fetchall()
+            return self._con.execute(bound(sql, parameters) if parameters else sql).fetchall()
 
     # ------------------------------------------------------------------------------- writing
 
@@ -157,18 +157,20 @@ class ChangeLog:
             raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
         batch = head.batch + 1
         con.execute(
-            "INSERT INTO tailrace.tables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                model,
-                batch,
-                table.name,
-                table.arn,
-                table.table_id,
-                json.dumps([asdict(each) for each in table.key]),
-                table.stream_arn,
-                table.view_type,
-                epoch.opened_at,
-            ],
+            bound(
+                "INSERT INTO tailrace.tables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    model,
+                    batch,
+                    table.name,
+                    table.arn,
+                    table.table_id,
+                    json.dumps([asdict(each) for each in table.key]),
+                    table.stream_arn,
+                    table.view_type,
+                    epoch.opened_at,
+                ],
+            ),
         )
         _insert_epoch(con, model, batch, epoch, epoch.state, epoch.opened_at)
         return batch
@@ -186,7 +188,9 @@ class ChangeLog:
             _insert_pass(con, model, batch, commit.epoch, commit.pass_record)
         if commit.state is not None:
             assert commit.at is not None
-            _insert_epoch(con, model, batch, commit.epoch, commit.state, commit.at)
+            detail = commit.epoch.detail if commit.detail is None else commit.detail
+            noted = replace(commit.epoch, detail=detail)
+            _insert_epoch(con, model, batch, noted, commit.state, commit.at)
         return batch
 
     def _land(
@@ -227,9 +231,11 @@ class ChangeLog:
     ) -> dict[tuple[str, str], discovery.Attribute]:
         if model not in self._known:
             rows = con.execute(
-                "SELECT path, type, max(integer_digits), max(scale), min(example_key)"
-                " FROM tailrace.attributes WHERE model = ? GROUP BY path, type",
-                [model],
+                bound(
+                    "SELECT path, type, max(integer_digits), max(scale), min(example_key)"
+                    " FROM tailrace.attributes WHERE model = ? GROUP BY path, type",
+                    [model],
+                ),
             ).fetchall()
             self._known[model] = {(row[0], row[1]): discovery.Attribute(*row) for row in rows}
         return self._known[model]
@@ -332,9 +338,11 @@ def _explained(error: duckdb.Error) -> Exception:
 def _check_fence(model: str, head: Head, commit: Commit) -> None:
     newest, epoch = head.epoch, commit.epoch
     # Stream rows may land in any state of their epoch; base rows and a change of state only in
-    # the one they were staged under.
+    # the one they were staged under, and by the plan that holds: two runs that plan an export at
+    # once would otherwise load two exports into one epoch.
     bound = commit.state is not None or any(each.part.kind == "base" for each in commit.parts)
-    if newest is None or newest.number != epoch.number or (bound and newest.state != epoch.state):
+    moved_on = newest is not None and (newest.state, newest.detail) != (epoch.state, epoch.detail)
+    if newest is None or newest.number != epoch.number or (bound and moved_on):
         found = f"epoch {newest.number} ({newest.state})" if newest else "no epoch"
         raise Stale(
             f"{model}: staged under epoch {epoch.number} ({epoch.state}), but the ledger is at"
@@ -353,18 +361,22 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
 
 def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     epochs = con.execute(
-        """SELECT epoch, kind, method, arg_max(state, batch), table_id, stream_arn,
+        bound(
+            """SELECT epoch, kind, method, arg_max(state, batch), table_id, stream_arn,
             min(recorded_at), max(recorded_at), arg_max(detail, batch)::VARCHAR, max(batch)
         FROM tailrace.epochs WHERE model = ? GROUP BY ALL ORDER BY epoch""",
-        [model],
+            [model],
+        ),
     ).fetchall()
     newest = epochs[-1][0] if epochs else None
     rows = con.execute(
-        """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
+        bound(
+            """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
             max(batch), arg_max(detail, batch)::VARCHAR,
             (arg_max(detail, batch) FILTER (WHERE detail->>'$.complete' = 'true'))::VARCHAR
         FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
-        [model, newest],
+            [model, newest],
+        ),
     ).fetchall()
     passes = [row for row in rows if row[0] == "pass"]
     return Head(
@@ -385,9 +397,11 @@ def _epoch(row: tuple[Any, ...]) -> Epoch:
 
 def _table(con: duckdb.DuckDBPyConnection, model: str) -> TableDescription | None:
     row = con.execute(
-        """SELECT table_name, table_arn, table_id, key_schema::VARCHAR, stream_arn, view_type
+        bound(
+            """SELECT table_name, table_arn, table_id, key_schema::VARCHAR, stream_arn, view_type
         FROM tailrace.tables WHERE model = ? ORDER BY batch DESC LIMIT 1""",
-        [model],
+            [model],
+        ),
     ).fetchone()
     if row is None:
         return None
@@ -399,25 +413,27 @@ def _insert_part(
     con: duckdb.DuckDBPyConnection, model: str, batch: int, commit: Commit, each: PartProgress
 ) -> None:
     con.execute(
-        "INSERT INTO tailrace.ledger VALUES"
-        " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, now())",
-        [
-            model,
-            batch,
-            commit.epoch.number,
-            each.part.kind,
-            each.part.source,
-            each.part.origin,
-            each.part.id,
-            each.position_from,
-            each.position_to,
-            each.finished,
-            each.rows,
-            each.bytes,
-            each.oldest,
-            each.newest,
-            commit.pass_record.id if commit.pass_record else None,
-        ],
+        bound(
+            "INSERT INTO tailrace.ledger VALUES"
+            " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, now())",
+            [
+                model,
+                batch,
+                commit.epoch.number,
+                each.part.kind,
+                each.part.source,
+                each.part.origin,
+                each.part.id,
+                each.position_from,
+                each.position_to,
+                each.finished,
+                each.rows,
+                each.bytes,
+                each.oldest,
+                each.newest,
+                commit.pass_record.id if commit.pass_record else None,
+            ],
+        ),
     )
 
 
@@ -429,9 +445,11 @@ def _insert_pass(
         "ended_at": record.ended_at.isoformat(),
     }
     con.execute(
-        f"""INSERT INTO tailrace.ledger (model, batch, epoch, kind, pass_id, detail, landed_at)
+        bound(
+            f"""INSERT INTO tailrace.ledger (model, batch, epoch, kind, pass_id, detail, landed_at)
         VALUES ({literal(model)}, {batch}, {epoch.number}, 'pass', ?, ?, now())""",
-        [record.id, json.dumps(detail)],
+            [record.id, json.dumps(detail)],
+        ),
     )
 
 
@@ -452,19 +470,21 @@ def _insert_epoch(
     at: datetime,
 ) -> None:
     con.execute(
-        "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            model,
-            batch,
-            epoch.number,
-            epoch.kind,
-            epoch.method,
-            state,
-            epoch.table_id,
-            epoch.stream_arn,
-            json.dumps(epoch.detail),
-            at,
-        ],
+        bound(
+            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                model,
+                batch,
+                epoch.number,
+                epoch.kind,
+                epoch.method,
+                state,
+                epoch.table_id,
+                epoch.stream_arn,
+                json.dumps(epoch.detail),
+                at,
+            ],
+        ),
     )
 
 

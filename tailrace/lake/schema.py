@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import duckdb
 
-from tailrace.lake.sql import ident, literal
+from tailrace.lake.sql import bound, ident, literal
 
 CONTROL = "tailrace"
 CHANGES = "changes"
@@ -71,8 +71,10 @@ def create_log(con: duckdb.DuckDBPyConnection, model: str) -> None:
 
 def _exists(con: duckdb.DuckDBPyConnection, schema: str, table: str) -> bool:
     found = con.execute(
-        "SELECT count(*) FROM information_schema.tables"
-        " WHERE table_catalog = 'lake' AND table_schema = ? AND table_name = ?",
-        [schema, table],
+        bound(
+            "SELECT count(*) FROM information_schema.tables"
+            " WHERE table_catalog = 'lake' AND table_schema = ? AND table_name = ?",
+            [schema, table],
+        ),
     ).fetchone()
     return bool(found and found[0])

@@ -18,6 +18,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 
 from tailrace.config import CONFIG_VARIABLE, DEFAULT_FILE, Config, Warehouse, load_config
 from tailrace.lake.attach import CATALOG, attach_sql, load_extensions
+from tailrace.lake.sql import bound
 
 # All connections of this name are one DuckDB in this process (profiles.yml has it too): loading
 # the extensions, whose signatures are checked, takes longer than a small merge.
@@ -55,7 +56,7 @@ def _settings(warehouse: Warehouse) -> dict[str, Any]:
 
 def _attach(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
     there = con.execute(
-        "SELECT count(*) FROM duckdb_databases() WHERE database_name = ?", [CATALOG]
+        bound("SELECT count(*) FROM duckdb_databases() WHERE database_name = ?", [CATALOG])
     ).fetchone()
     if there and there[0]:
         return

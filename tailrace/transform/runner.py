@@ -28,7 +28,7 @@ from tailrace.errors import ConfigError, Retryable, TailraceError, Terminal
 from tailrace.lake.attach import CATALOG, sqlite_path, without_password
 from tailrace.lake.log import is_lost_race
 from tailrace.lake.schema import ANALYTICS, CHANGES
-from tailrace.lake.sql import ident
+from tailrace.lake.sql import bound, ident
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -141,9 +141,11 @@ class _State:
 
 def _warehouse_state(con: duckdb.DuckDBPyConnection, models: Sequence[str]) -> _State:
     found = con.execute(
-        "SELECT table_schema, table_name FROM information_schema.tables"
-        " WHERE table_catalog = ? AND table_schema IN (?, ?)",
-        [CATALOG, CHANGES, ANALYTICS],
+        bound(
+            "SELECT table_schema, table_name FROM information_schema.tables"
+            " WHERE table_catalog = ? AND table_schema IN (?, ?)",
+            [CATALOG, CHANGES, ANALYTICS],
+        )
     ).fetchall()
     logs = frozenset(name for schema, name in found if schema == CHANGES)
     relations = frozenset(name for schema, name in found if schema == ANALYTICS)
