@@ -127,7 +127,8 @@ class MemoryLog:
             store.passes.append(commit.pass_record)
         if commit.state is not None:
             assert commit.at is not None
-            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at)
+            detail = commit.epoch.detail if commit.detail is None else commit.detail
+            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at, detail=detail)
             store.epochs.append((batch, noted))
             if commit.state == "live":
                 store.live.setdefault(commit.epoch.number, batch)

@@ -163,6 +163,14 @@ def test_rows_of_each_shape_land_with_key_version_and_image(subject: Subject) ->
             {"epoch": epoch(state=BASE_COMPLETE), "state": LIVE, "at": NOW},
             id="state has moved",
         ),
+        pytest.param(
+            {}, {"epoch": epoch(export="other"), "state": OPEN, "at": NOW}, id="another plan"
+        ),
+        pytest.param(
+            {},
+            {"epoch": epoch(export="other"), "parts": (moved(SEGMENT, "k1", "k2", 1),)},
+            id="base rows by another plan",
+        ),
     ],
 )
 def test_what_was_staged_elsewhere_is_dropped_whole(
@@ -227,7 +235,7 @@ def test_the_head_tells_states_details_and_the_last_pass(subject: Subject) -> No
     later = NOW + timedelta(hours=1)
     record = PassRecord("p1", NOW, later, True, 2, 2, 9)
     subject.log.open_epoch(subject.model, TABLE, epoch())
-    subject.commit(epoch=epoch(segments=4), state=OPEN, at=later)
+    subject.commit(state=OPEN, at=later, detail={"segments": 4})
     subject.commit(epoch=epoch(segments=4), state=BASE_COMPLETE, at=later)
     complete = epoch(state=BASE_COMPLETE, segments=4)
     subject.commit(epoch=complete, state=LIVE, at=later, pass_record=record)

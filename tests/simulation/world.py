@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import tempfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ class World:
     store: Store = field(default_factory=Store)
     trace: deque[str] = field(default_factory=lambda: deque(maxlen=TRACE_LINES))
     records: list[tuple[str, int, Change]] = field(default_factory=list)
-    calls: int = 0
+    steps: int = 0
     written: int = 0
     fatal: int = 0
     nested: Callable[[], None] = lambda: None
@@ -163,6 +164,7 @@ class World:
         self._faults: dict[str, tuple[str, int]] = {}
         self._empties: dict[tuple[int, str], int] = {}
         self._hidden: dict[str, int] = {}
+        self._listed_at = 0
         self._stack = ExitStack()
 
     # ------------------------------------------------------------------------- coming and going
@@ -192,6 +194,7 @@ class World:
         )
         # The clock of a machine may be wrong; only AWS's counts.
         machine = SimpleNamespace(now=lambda zone: self.clock_time() + wrong)
+        yield patch.object(tempfile, "tempdir", str(self.folder))
         yield patch.object(tailrace.engine, "time", time)
         yield patch.object(tailrace.engine, "ChangeLog", self._open_log)
         yield patch.object(tailrace.engine, "Aws", self._open_aws)
@@ -335,8 +338,8 @@ class World:
             self.happen("sleep")
 
     def _bound(self) -> None:
-        self.calls += 1
-        if self.calls > STEPS_MAX:
+        self.steps += 1
+        if self.steps > STEPS_MAX:
             raise Stuck(f"Never caught up: {STEPS_MAX} calls and sleeps are more than any need.")
 
     def write(self) -> None:
@@ -470,6 +473,8 @@ class World:
             self._empties[reader] = 0
         answer = self.dynamo.answer(operation, REGION, body)
         if operation == "DescribeStream":
+            if "ExclusiveStartShardId" not in body:
+                self._listed_at = self.clock.now()
             answer = self._late_listing(answer)
         return answer
 
@@ -488,7 +493,8 @@ class World:
             table.items, table.order = items, order
 
     def _late_listing(self, answer: bytes) -> bytes:
-        """A listing that lags: a child not there yet, a closed parent that still reads as open."""
+        """A listing that lags: a child not there yet, a closed parent that still reads as open.
+        All its pages lag alike."""
         lag = int(self.weather.listing_lag_seconds * 1_000_000)
         if not lag or self.quiet or self.table.stream is None:
             return answer
@@ -500,7 +506,7 @@ class World:
                 self._hidden[shard.id] = shard.created + int(self.random.random() * lag)
             if self._unlisted(shard):
                 continue
-            if shard.closed_at and self.clock.now() < shard.closed_at + lag // 2:
+            if shard.closed_at and self._listed_at < shard.closed_at + lag // 2:
                 each["SequenceNumberRange"].pop("EndingSequenceNumber", None)
             listed.append(each)
         body["StreamDescription"]["Shards"] = listed
@@ -511,7 +517,7 @@ class World:
         stream = self.table.stream
         if shard is None or shard.parent is None or stream is None:
             return False
-        late = self.clock.now() < self._hidden.get(shard.id, 0)
+        late = self._listed_at < self._hidden.get(shard.id, 0)
         return late or self._unlisted(stream.shards.get(shard.parent))
 
     def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
