@@ -161,12 +161,10 @@ def due(log: Log, stream: Stream, clock: Clock, model: str, proof_seconds: float
     parts = {part.id: at for part, at in head.positions.items() if part.origin == epoch.stream_arn}
     finished = {shard for shard, at in parts.items() if at.finished}
     for shard in readable(shards, finished):
-        position = parts.get(shard.id)
-        if position is None:
-            return f"shard {shard.id} is new"
         if shard.closed:
             return f"shard {shard.id} was closed"
-        iterator = stream.iterator(epoch.stream_arn, shard.id, position.at)
+        after = parts[shard.id].at if shard.id in parts else None
+        iterator = stream.iterator(epoch.stream_arn, shard.id, after)
         if stream.read(iterator, shard.id, 1).count:
             return f"new records in shard {shard.id}"
     return ""

@@ -240,5 +240,3 @@ def dies_at(moment: str, number: int) -> Callable[[str], None]:
             raise Killed
 
     return hook
-
-

@@ -27,9 +27,7 @@ def line(key: str) -> bytes:
 def staging(log: MemoryLog, folder: Path, clock: FakeClock, flush_bytes: int = 10**9) -> Stage:
     head = log.head("orders")
     assert head.epoch is not None
-    return Stage(
-        log, "orders", head.epoch, Shape.ITEMS, head.positions, folder, clock, flush_bytes
-    )
+    return Stage(log, "orders", head.epoch, Shape.ITEMS, head.positions, folder, clock, flush_bytes)
 
 
 def add(stage: Stage, part: Part, key: str, *, finished: bool = False) -> None:
@@ -165,5 +163,3 @@ def test_two_stages_from_one_position_do_not_both_succeed(tmp_path: Path) -> Non
     with pytest.raises(Exception, match="another run was first"):
         second.flush()
     assert landed(store) == ["a"]
-
-

@@ -1,0 +1,350 @@
+"""One pass over a stream: what it reads, in which order, where it stops, and what it proves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.capture.drain import EMPTY_PAGES_AT_TIP, ITERATORS_PER_SHARD, Budget, drain, due
+from tailrace.errors import Gap, IteratorExpired, Retryable, SourceMissing
+from tailrace.model import BASE_COMPLETE, LIVE, OPEN, DrainResult, Part, Position
+from tests.simulation.memory_log import MemoryLog, Store
+from tests.unit.capture.fakes import (
+    STREAM,
+    TABLE,
+    FakeClock,
+    FakeShard,
+    FakeStream,
+    Killed,
+    dies_at,
+    expired,
+    landed,
+    open_log,
+    reach,
+)
+
+PLENTY = Budget(3600, 10**9)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., DrainResult]:
+    def run(
+        log: MemoryLog, stream: FakeStream, clock: FakeClock | None = None, budget: Budget = PLENTY
+    ) -> DrainResult:
+        return drain(log, stream, clock or FakeClock(), "orders", budget, tmp_path)
+
+    return run
+
+
+Run = Callable[..., DrainResult]
+
+
+def keys(*numbers: int) -> list[str]:
+    return [f"k{number}" for number in numbers]
+
+
+def position(store: Store, shard: str) -> Position:
+    return store.positions[Part("stream", "dynamodb_streams", STREAM, shard)][1]
+
+
+def test_a_table_without_an_epoch_has_nothing_to_drain(run: Run) -> None:
+    result = run(MemoryLog(Store()), FakeStream())
+    assert (result.epoch, result.state, result.reached_tip) == (None, "none", False)
+
+
+def test_parents_come_before_their_children_in_one_pass(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(
+        FakeShard("c", [5, 6], parent="b"),
+        FakeShard("b", [3, 4], parent="a", closed=True),
+        FakeShard("a", [1, 2], closed=True),
+    )
+    result = run(log, stream)
+    assert landed(store) == keys(1, 2, 3, 4, 5, 6)
+    assert (result.reached_tip, result.rows, result.shards_read, result.shards_open) == (
+        True, 6, 3, 1,
+    )  # fmt: skip
+
+
+def test_a_child_waits_for_the_next_pass_where_its_parent_is_still_open(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1]), FakeShard("b", [2], parent="a"))
+    assert run(log, stream).reached_tip is False
+    assert landed(store) == keys(1)
+    stream.all["a"].closed = True
+    assert run(log, stream).reached_tip is True
+    assert landed(store) == keys(1, 2)
+
+
+def test_a_lineage_whose_parent_is_slow_holds_up_no_other(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1]), FakeShard("b", [9], parent="a"), FakeShard("x", [5]))
+    run(log, stream)
+    assert sorted(landed(store)) == keys(1, 5)
+
+
+def test_empty_pages_are_not_the_end_of_an_open_shard(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1, 2, 3], empties={0: 2, 2: EMPTY_PAGES_AT_TIP - 1}))
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 3)
+
+
+def test_a_closed_shard_is_read_to_its_real_end(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(
+        FakeShard("a", [1, 2, 3, 4, 5], closed=True, empties={0: 9, 4: 9}),
+        FakeShard("b", parent="a"),
+    )
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 3, 4, 5)
+    assert position(store, "a") == Position("5", finished=True)
+
+
+def test_a_shard_that_closed_behind_the_listing_is_finished_too(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1, 2]))
+
+    def divide(read: int) -> None:
+        stream.all["a"].closed = True
+        stream.all.setdefault("b", FakeShard("b", [3], parent="a"))
+
+    stream.before_read = divide
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 3)
+
+
+def test_an_expired_iterator_is_renewed_at_the_same_position(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1, 2, 3, 4, 5]))
+    stream.before_read = expired(1, 3, 4)
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 3, 4, 5)
+    assert stream.started == [("a", None), ("a", None), ("a", "2"), ("a", "2")]
+
+
+def test_an_iterator_that_always_expires_ends_the_pass(run: Run) -> None:
+    log, _ = open_log()
+    stream = FakeStream(FakeShard("a", [1]))
+    stream.before_read = expired(*range(1_000))
+    with pytest.raises(IteratorExpired):
+        run(log, stream)
+    assert stream.reads == ITERATORS_PER_SHARD
+
+
+def test_a_spent_budget_stops_the_pass_and_the_next_one_goes_on(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", list(range(1, 8)), closed=True), FakeShard("b", parent="a"))
+    results = [run(log, stream, budget=Budget(3600, 200)) for _ in range(4)]
+    assert [each.reached_tip for each in results][:2] == [False, False]
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(*range(1, 8))
+
+
+def test_a_budget_of_time_stops_it_too(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", list(range(1, 100))))
+    clock = FakeClock()
+    assert run(log, stream, clock, Budget(2.0, 10**9)).reached_tip is False
+    assert clock.elapsed == pytest.approx(2.0, abs=0.3)
+    assert len(landed(store)) < 30
+
+
+def test_nothing_of_a_closed_leaf_is_proven_until_its_child_appears(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1], closed=True))
+    assert run(log, stream).reached_tip is False
+    stream.all["b"] = FakeShard("b", [2], parent="a")
+    assert run(log, stream).reached_tip is True
+    assert landed(store) == keys(1, 2)
+
+
+def test_a_child_that_appears_during_the_pass_is_read_in_it(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1], closed=True))
+
+    def appear(listing: int) -> None:
+        if listing == 2:
+            stream.all["b"] = FakeShard("b", [2], parent="a")
+
+    stream.before_listing = appear
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2)
+
+
+def test_a_table_goes_live_with_the_first_complete_pass_after_its_base(run: Run) -> None:
+    log, _ = open_log()
+    stream = FakeStream(FakeShard("a", [1]))
+    assert run(log, stream).state == OPEN
+    reach(log, BASE_COMPLETE)
+    result = run(log, stream)
+    assert (result.state, result.went_live) == (LIVE, True)
+    assert log.head("orders").live is not None
+    again = run(log, stream)
+    assert (again.state, again.went_live) == (LIVE, False)
+
+
+def test_a_pass_that_began_before_the_base_was_complete_does_not_go_live(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1]))
+
+    def complete(read: int) -> None:
+        if read == 1:
+            reach(log, BASE_COMPLETE)
+
+    stream.before_read = complete
+    result = run(log, stream)
+    assert (result.reached_tip, result.went_live) == (True, False)
+    assert landed(store) == keys(1)
+    assert log.head("orders").live is None
+
+
+def test_an_incomplete_pass_does_not_go_live(run: Run) -> None:
+    log, _ = open_log()
+    reach(log, BASE_COMPLETE)
+    result = run(log, FakeStream(FakeShard("a", [1], closed=True)))
+    assert (result.state, result.went_live) == (BASE_COMPLETE, False)
+
+
+def test_a_pass_goes_on_where_a_killed_one_had_committed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.capture.stage.FLUSH_SECONDS", 0.0)
+    log, store = open_log(hook=dies_at("after commit", 2))
+    stream = FakeStream(FakeShard("a", list(range(1, 8))))
+    with pytest.raises(Killed):
+        run(log, stream)
+    assert landed(store) == keys(1, 2, 3, 4)
+    run(MemoryLog(store), stream)
+    assert landed(store) == keys(*range(1, 8))
+
+
+# ------------------------------------------------------------------------------------- outages
+
+
+def later(hours: float) -> FakeClock:
+    clock = FakeClock()
+    clock.elapsed = hours * 3600
+    return clock
+
+
+def live_log(run: Run, *shards: FakeShard) -> tuple[MemoryLog, Store, FakeStream]:
+    log, store = open_log()
+    reach(log, BASE_COMPLETE)
+    stream = FakeStream(*shards)
+    assert run(log, stream).went_live
+    return log, store, stream
+
+
+@pytest.mark.parametrize(("hours", "gap"), [(22.9, False), (23.1, True), (400, True)])
+def test_an_outage_of_more_than_23_hours_is_a_gap(run: Run, hours: float, gap: bool) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    stream.all["a"].numbers.append(2)
+    if gap:
+        with pytest.raises(Gap, match="no pass over its stream has been complete since"):
+            run(log, stream, later(hours))
+    else:
+        assert run(log, stream, later(hours)).reached_tip
+    assert landed(store) == keys(*([1] if gap else [1, 2]))
+
+
+def test_passes_that_prove_nothing_do_not_end_an_outage(run: Run) -> None:
+    log, _, stream = live_log(run, FakeShard("a", [1]))
+    stream.all["a"].numbers += range(2, 50)
+    for hours in (8, 16):
+        assert run(log, stream, later(hours), Budget(3600, 1)).reached_tip is False
+    with pytest.raises(Gap):
+        run(log, stream, later(24))
+
+
+def test_a_new_epoch_ends_an_outage(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    clock = later(30)
+    epoch = replace(store.newest()[1], number=2, state=OPEN, opened_at=clock.aws_now())
+    log.open_epoch("orders", TABLE, epoch)
+    assert run(log, stream, clock).reached_tip
+
+
+def test_a_trimmed_position_of_a_live_table_is_a_gap(run: Run) -> None:
+    log, _, stream = live_log(run, FakeShard("a", [1, 2]))
+    stream.all["a"].trimmed = 2
+    stream.all["a"].numbers.append(3)
+    with pytest.raises(Gap):
+        run(log, stream)
+
+
+def test_a_trimmed_position_is_no_gap_where_the_base_was_read_since(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1, 2]))
+    stream.all["a"].trimmed = 3
+    stream.all["a"].numbers += [3, 4]
+    opened = FakeClock().aws_now() - timedelta(hours=1)
+    log.open_epoch(
+        "orders", TABLE, replace(store.newest()[1], number=2, state=OPEN, opened_at=opened)
+    )
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 4)
+
+
+def test_a_stream_that_is_gone_is_a_gap(run: Run) -> None:
+    log, _, stream = live_log(run, FakeShard("a", [1]))
+
+    def gone(listing: int) -> None:
+        raise SourceMissing("ResourceNotFoundException")
+
+    stream.before_listing = gone
+    with pytest.raises(Gap, match="is gone"):
+        run(log, stream)
+
+
+def test_a_fault_in_one_shard_keeps_what_the_others_had_committed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.capture.stage.FLUSH_SECONDS", 0.0)
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    stream.all["a"].numbers += [2, 3, 4, 5]
+
+    def fails(read: int) -> None:
+        if read > first + 1:
+            raise Retryable("InternalServerError")
+
+    first = stream.reads
+    stream.before_read = fails
+    with pytest.raises(Retryable):
+        run(log, stream)
+    stream.before_read = lambda read: None
+    assert run(log, stream).reached_tip
+    assert landed(store) == keys(1, 2, 3, 4, 5)
+
+
+# ---------------------------------------------------------------------------------- is it due?
+
+
+@pytest.mark.parametrize(
+    ("change", "hours", "reason"),
+    [
+        pytest.param({}, 0.01, "", id="nothing is new"),
+        pytest.param({}, 1.0, "the last", id="the proof is old"),
+        pytest.param({"numbers": [1, 2]}, 0.01, "new records in shard a", id="a record"),
+        pytest.param({"closed": True}, 0.01, "shard a was closed", id="a closed shard"),
+    ],
+)
+def test_a_drain_is_due_where_something_is_new(
+    run: Run, change: dict[str, Any], hours: float, reason: str
+) -> None:
+    log, _, stream = live_log(run, FakeShard("a", [1]))
+    stream.all["a"] = replace(stream.all["a"], **change)
+    found = due(log, stream, later(hours), "orders", proof_seconds=300)
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+
+
+def test_an_idle_shard_that_never_held_a_record_makes_no_drain_due(run: Run) -> None:
+    log, _, stream = live_log(run, FakeShard("a", [1], closed=True), FakeShard("b", parent="a"))
+    assert due(log, stream, later(0.01), "orders", proof_seconds=300) == ""
+    stream.all["b"].numbers.append(2)
+    assert "shard b" in due(log, stream, later(0.01), "orders", proof_seconds=300)
