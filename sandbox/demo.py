@@ -144,9 +144,8 @@ def live(port: int) -> int:
 def _dagster(demo: World, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     home = HOME / "dagster"
     home.mkdir()
-    settings = ROOT / "dagster.yaml"
-    if settings.exists():
-        shutil.copy(settings, home)
+    settings = ROOT / "orchestration" / "dagster.yaml"
+    shutil.copy(settings, home)
     port = _free_port(port)
     environment = {**demo.environment, "DAGSTER_HOME": str(home)}
     with (HOME / "dagster.log").open("wb") as log:

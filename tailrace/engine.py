@@ -19,8 +19,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tailrace.capture import bootstrap, drain
+from tailrace.capture.stop import Stop
 from tailrace.config import Config, ScanBase, Table
-from tailrace.errors import ConfigError
+from tailrace.errors import ConfigError, Gap
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
@@ -138,10 +139,11 @@ class Engine:
         require_stream(table)
         with self._folder() as folder:
             run = bootstrap.Bootstrap(
-                self._log, self._clock, model, folder, self._progress, self.stop
+                self._log, self._clock, model, folder, self._progress, Stop(self.stop)
             )
             head = self._log.head(model)
-            if restart or not bootstrap.continues(head, table, config.base.method):
+            adopted = getattr(config.base, "export_arn", None)
+            if restart or not bootstrap.continues(head, table, config.base.method, adopted):
                 self._open_epoch(run, config, table)
                 head = self._log.head(model)
             assert head.epoch is not None
@@ -178,18 +180,37 @@ class Engine:
             return dict(zip(models, pool.map(one, models), strict=True))
 
     def drain_table(self, model: str) -> DrainResult:
-        """One bounded pass over a table's stream; see tailrace.capture.drain.drain."""
-        stream = self._table(model).stream
+        """One bounded pass over a table's stream; see tailrace.capture.drain.drain.
+
+        Raises Gap where the stream was replaced by another one: the old one was read first, as
+        far as it went."""
+        config = self._table(model)
         with self._folder() as folder:
-            return drain.drain(
+            result = drain.drain(
                 self._log,
                 DynamoDbStream(self._aws),
                 self._clock,
-                model,
-                drain.Budget(stream.pass_seconds, int(stream.pass_bytes)),
+                config.model,
+                drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes)),
                 folder,
-                self.stop,
+                Stop(self.stop),
             )
+        if result.epoch is not None and not result.reached_tip:
+            self._refuse_replaced(config)
+        return result
+
+    def _refuse_replaced(self, config: Table) -> None:
+        table = describe_table(self._aws, config.name)
+        epoch = self._log.head(config.model).epoch
+        assert epoch is not None
+        if (table.table_id, table.stream_arn) == (epoch.table_id, epoch.stream_arn):
+            return
+        what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
+        raise Gap(
+            f"{config.model}: the {what} (it was {epoch.stream_arn}, it is {table.stream_arn}):"
+            " changes made in between are not in the old stream.",
+            f"Read a new base: materialize {config.model}/base, or `tailrace base {config.model}`.",
+        )
 
     def peek(self, models: Sequence[str]) -> dict[str, str]:
         """For each table, why it is due for a drain, or an empty text. Cheap: no records are
@@ -249,10 +270,10 @@ class Engine:
         latest = ident("analytics", f"{model}_latest")
         built = self._log.query(
             "SELECT count(*) FROM information_schema.tables WHERE table_catalog = 'lake'"
-            " AND table_schema = 'analytics' AND table_name = ?",
-            [f"{model}_latest"],
+            " AND table_schema = 'analytics' AND table_name IN (?, ?)",
+            [f"{model}_latest", model],
         )
-        if not built[0][0]:
+        if built[0][0] < 2:
             return True
         # New rows of the stream or of a base that went live; or a base that went live without
         # some key that is still shown.

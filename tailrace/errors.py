@@ -39,12 +39,24 @@ class SourceMissing(Terminal):
     """The table, stream, bucket or export does not exist where we look for it."""
 
 
+RESTORE_OR_RESTART = (
+    "Restore the file and run again, or give this base up for a new one:"
+    " `tailrace base TABLE --restart`."
+)
+
+
 class CorruptExport(Terminal):
     """An export's manifest or a file of it does not say what AWS wrote: nothing of it landed."""
 
 
 class Stale(TailraceError):
     """Another run has moved this position on; what was staged is dropped whole, nothing is lost."""
+
+
+READ_NEW_BASE = (
+    "Read a new base, which closes the gap: `tailrace base TABLE`, or materialize TABLE/base in"
+    " Dagster."
+)
 
 
 class Gap(TailraceError):

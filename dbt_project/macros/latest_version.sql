@@ -12,15 +12,22 @@
     {%- if not rebuild and not existing -%}
         {{ exceptions.raise_compiler_error(this ~ ' vanished while it was being merged.') }}
     {%- endif -%}
-    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+    {%- do run_each_hook(pre_hooks) -%}
     {%- if rebuild -%}
         {%- do rebuild_table(existing, target, sql) -%}
     {%- else -%}
         {%- do merge_versions(target, sql) -%}
     {%- endif -%}
-    {{ run_hooks(post_hooks, inside_transaction=False) }}
+    {%- do run_each_hook(post_hooks) -%}
     {{ return({'relations': [target]}) }}
 {%- endmaterialization -%}
+
+{%- macro run_each_hook(hooks) -%}
+    {#- Each by itself: there is no long transaction for a hook to be in -#}
+    {%- for hook in hooks -%}
+        {%- do write_sql(render(hook.get('sql'))) -%}
+    {%- endfor -%}
+{%- endmacro -%}
 
 {%- macro rebuild_table(existing, target, sql) -%}
     {%- set fresh = make_intermediate_relation(target) -%}

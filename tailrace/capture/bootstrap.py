@@ -22,7 +22,8 @@ from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
 from tailrace.capture.stage import Stage
-from tailrace.errors import CorruptExport, Retryable, Terminal
+from tailrace.capture.stop import Stop
+from tailrace.errors import RESTORE_OR_RESTART, CorruptExport, Retryable, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
     OPEN,
@@ -72,7 +73,7 @@ class Bootstrap:
     model: str
     folder: Path
     progress: Progress = lambda progress: None
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: Stop = field(default_factory=Stop)
 
 
 # ------------------------------------------------------------------------------------- epochs
@@ -91,7 +92,7 @@ def open_export_epoch(run: Bootstrap, table: TableDescription, export: Export) -
 
     Raises Terminal, and opens nothing, where point-in-time recovery is off."""
     export.latest_time()
-    detail = {"export_arn": export.adopted} if export.adopted else {}
+    detail = {"adopted": export.adopted, "export_arn": export.adopted}
     return _open(run, table, "export", detail)
 
 
@@ -137,16 +138,16 @@ def _open(run: Bootstrap, table: TableDescription, method: str, detail: dict[str
     return epoch
 
 
-def continues(head: Head, table: TableDescription, method: str) -> bool:
-    """True where the newest epoch's base is unfinished and still the table's own: it is resumed
-    rather than started anew."""
+def continues(head: Head, table: TableDescription, method: str, adopted: str | None) -> bool:
+    """True where the newest epoch's base is unfinished and still what is asked for, of this table
+    and this stream: it is resumed rather than started anew."""
     epoch = head.epoch
-    return (
-        epoch is not None
-        and epoch.state in (OPEN, BASE_COMPLETE)
-        and (epoch.table_id, epoch.stream_arn) == (table.table_id, table.stream_arn)
-        and (epoch.method == method or epoch.state == BASE_COMPLETE)
-    )
+    if epoch is None or epoch.state not in (OPEN, BASE_COMPLETE):
+        return False
+    if (epoch.table_id, epoch.stream_arn) != (table.table_id, table.stream_arn):
+        return False
+    asked_for = (epoch.method, epoch.detail.get("adopted")) == (method, adopted)
+    return asked_for or epoch.state == BASE_COMPLETE
 
 
 # --------------------------------------------------------------------------------------- scan
@@ -329,7 +330,8 @@ def _request(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     The token is made of the epoch, so that a run killed right after the request asks for the same
     export again and not for a second one."""
     at = datetime.fromisoformat(epoch.detail["export_time"])
-    name = f"{table.table_id}/{run.model}/{epoch.number}/{epoch.detail.get('failures', 0)}"
+    opened = epoch.opened_at.isoformat()
+    name = f"{table.arn}/{table.table_id}/{opened}/{epoch.detail.get('failures', 0)}"
     token = hashlib.sha256(name.encode()).hexdigest()[:32]
     for _ in range(EXPORT_POLLS_MAX):
         if retried(export.latest_time, run.clock) >= at:
@@ -463,14 +465,13 @@ def _blame(file: ExportFile, path: Path, error: Terminal) -> None:
     except (OSError, EOFError, zlib.error) as broken:
         raise CorruptExport(
             f"{file.key} is not a whole gzip file: {broken}.",
-            "It was truncated or altered after the export. Nothing of it was loaded; restore"
-            " it, or start the base again to request a new export.",
+            "It was truncated or altered after the export. Nothing of it was loaded. "
+            + RESTORE_OR_RESTART,
         ) from error
     if found != file.items:
         raise CorruptExport(
             f"{file.key} holds {found} items, but its manifest counts {file.items}.",
-            "It was altered after the export. Nothing of it was loaded; restore it, or start the"
-            " base again to request a new export.",
+            "It was altered after the export. Nothing of it was loaded. " + RESTORE_OR_RESTART,
         ) from error
 
 

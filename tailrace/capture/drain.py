@@ -7,7 +7,6 @@ head that it started from, not from any clock.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from tailrace.capture.ports import Clock, Log, Stream
 from tailrace.capture.retry import retried
 from tailrace.capture.shards import childless, readable
 from tailrace.capture.stage import Stage
-from tailrace.errors import Gap, IteratorExpired, SourceMissing, Trimmed
+from tailrace.capture.stop import Stop
+from tailrace.errors import READ_NEW_BASE, Gap, IteratorExpired, SourceMissing, Trimmed
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -75,7 +75,7 @@ class _Pass:
     began_at: datetime
     deadline: float
     bytes: int
-    stop: threading.Event
+    stop: Stop
     ends: dict[str, _End] = field(default_factory=dict)
     read_bytes: int = 0
 
@@ -94,7 +94,7 @@ def drain(
     model: str,
     budget: Budget,
     folder: Path,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> DrainResult:
     """Reads every readable shard to its tip or end, within the budget, and commits.
 
@@ -119,7 +119,7 @@ def drain(
         began_at=began_at,
         deadline=started + budget.seconds,
         bytes=budget.bytes,
-        stop=stop or threading.Event(),
+        stop=stop or Stop(),
     )
     shards = _read_all(run, shards)
     record = _record(run, shards, since)
@@ -182,8 +182,7 @@ def _listed(stream: Stream, clock: Clock, model: str, epoch: Epoch) -> list[Shar
         raise Gap(
             f"{model}: its stream {epoch.stream_arn} is gone: it was disabled more than 24 hours"
             " ago, or the table was deleted.",
-            "Enable a stream on the table if it has none, then materialize its base again:"
-            " a new epoch closes the gap.",
+            "Enable a stream on the table if it has none. " + READ_NEW_BASE,
         ) from error
 
 
@@ -200,7 +199,7 @@ def _refuse_outage(model: str, since: datetime, now: datetime) -> None:
         raise Gap(
             f"{model}: no pass over its stream has been complete since {since:%Y-%m-%d %H:%M} UTC;"
             " the stream keeps 24 hours, so changes may be lost since then.",
-            "Materialize the table's base again: a new epoch closes the gap.",
+            READ_NEW_BASE,
         )
 
 

@@ -113,7 +113,7 @@ class S3Access:
 
 def s3_access() -> S3Access:
     """boto3's credentials, region and endpoint for S3 now. Raises Terminal without credentials."""
-    session = boto3.Session()
+    session = boto3.Session(region_name=_region(None))
     credentials = session.get_credentials()
     if credentials is None:
         raise Terminal("No AWS credentials for the warehouse's S3 files.", CREDENTIALS_REMEDY)
@@ -127,6 +127,11 @@ def s3_access() -> S3Access:
     )
 
 
+def _region(configured: str | None) -> str | None:
+    """boto3 itself reads AWS_DEFAULT_REGION only; AWS's other SDKs read AWS_REGION, and first."""
+    return configured or os.environ.get("AWS_REGION") or None
+
+
 class Aws:
     """Clients of one account and region, and AWS's time as its answers tell it.
 
@@ -136,7 +141,7 @@ class Aws:
         settings = settings or AwsConfig()
         try:
             self._session = boto3.Session(
-                region_name=settings.region, profile_name=settings.profile
+                region_name=_region(settings.region), profile_name=settings.profile
             )
         except ProfileNotFound as error:
             raise ConfigError(

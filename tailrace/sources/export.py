@@ -11,7 +11,14 @@ from typing import Any
 import msgspec
 
 from tailrace.config import ExportBase
-from tailrace.errors import AccessDenied, CorruptExport, Retryable, SourceMissing, Terminal
+from tailrace.errors import (
+    RESTORE_OR_RESTART,
+    AccessDenied,
+    CorruptExport,
+    Retryable,
+    SourceMissing,
+    Terminal,
+)
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
 from tailrace.sources.aws import Aws, call, code_of, explained
 from tailrace.sources.tables import point_in_time_recovery
@@ -153,8 +160,7 @@ class TableExport:
             raise CorruptExport(
                 f"s3://{bucket}/{summary.manifestFilesS3Key} lists {len(files)} files with {total}"
                 f" items, but manifest-summary.json counts {summary.itemCount}.",
-                "The manifest was altered or cut off. Nothing was loaded; start the base again to"
-                " request a new export.",
+                "The manifest was altered or cut off. Nothing was loaded. " + RESTORE_OR_RESTART,
             )
         return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files)
 
@@ -176,8 +182,8 @@ class TableExport:
             raise CorruptExport(
                 f"s3://{bucket}/{file.key} ({size} bytes) has the MD5 {found}, but its manifest"
                 f" says {file.md5}.",
-                "The file was truncated or altered after the export. Nothing of it was loaded;"
-                " restore it, or start the base again to request a new export.",
+                "The file was truncated or altered after the export. Nothing of it was loaded. "
+                + RESTORE_OR_RESTART,
             )
         return path
 
@@ -197,7 +203,7 @@ class TableExport:
             if found != expected:
                 raise CorruptExport(
                     f"s3://{bucket}/{key} has the MD5 {found}, but {stem}{suffix} says {expected}.",
-                    "The manifest was altered. Nothing was loaded; request a new export.",
+                    "The manifest was altered. Nothing was loaded. " + RESTORE_OR_RESTART,
                 )
             break
         return body
@@ -239,5 +245,5 @@ def _decode(kind: Any, body: bytes, bucket: str, key: str) -> Any:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise CorruptExport(
             f"s3://{bucket}/{key} is not the manifest that AWS writes: {error}.",
-            "It was altered or cut off. Nothing was loaded; request a new export.",
+            "It was altered or cut off. Nothing was loaded. " + RESTORE_OR_RESTART,
         ) from error

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tailrace.errors import IteratorExpired, Terminal, Trimmed
+from tailrace.errors import READ_NEW_BASE, IteratorExpired, Terminal, Trimmed
 from tailrace.model import RecordPage, Shard
 from tailrace.sources.aws import RAW_BODY, Aws, call, code_of
 from tailrace.sources.scan import json_lines
@@ -153,5 +153,5 @@ def _trimmed(error: Terminal, shard: str, after: str | None) -> Trimmed | None:
     return Trimmed(
         f"Shard {shard} no longer holds what follows {after or 'the last read'}: the stream keeps"
         " 24 hours, and no pass came in time.",
-        "Materialize the table's base again: a new epoch closes the gap.",
+        READ_NEW_BASE,
     )

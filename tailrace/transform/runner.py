@@ -270,6 +270,7 @@ def _run_until_settled(config: Config, nodes: Sequence[str]) -> BuildResult:
     result = BuildResult()
     wait = BUILD_WAIT_SECONDS
     due = list(nodes)
+    _manifest(config)  # before the lock is taken: reading a changed project takes seconds
     for attempt in range(1, BUILD_ATTEMPTS + 1):
         last = attempt == BUILD_ATTEMPTS
         with _courtesy_lock(config):

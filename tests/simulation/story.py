@@ -28,7 +28,7 @@ from tests.simulation.world import (
 )
 
 SETTLE_ROUNDS = 30
-STEPS_OF_WEATHER = 1_500
+STEPS_OF_WEATHER = 1_000
 
 # How likely each kind of weather is at one moment, when the seed has it at all.
 STORMS = {

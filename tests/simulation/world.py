@@ -63,6 +63,7 @@ HOUR = 3600.0
 STEPS_MAX = 20_000
 NESTING_MAX = 2
 SHARDS_MAX = 6
+WRITES_MAX = 250
 TRACE_LINES = 40
 
 THROTTLES = ("ThrottlingException", "ProvisionedThroughputExceededException")
@@ -307,7 +308,7 @@ class World:
         if self.quiet:
             return
         roll, weather = self.random.random, self.weather
-        if roll() < weather.write:
+        if roll() < weather.write and self.written < WRITES_MAX:
             for _ in range(self.random.randint(1, 4)):
                 self.write()
         if roll() < weather.pause:

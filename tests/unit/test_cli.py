@@ -50,7 +50,8 @@ class FakeEngine:
         self.parts, self.progress = parts, progress
         self.stop = threading.Event()
 
-    def base(self, model: str) -> BaseResult:
+    def base(self, model: str, *, restart: bool = False) -> BaseResult:
+        self.parts.bases.append((model, restart))
         if self.parts.base_fails:
             raise Terminal("No such bucket: b.", "Make the bucket.")
         if self.progress:
@@ -82,6 +83,7 @@ class FakeParts(Parts):
         self.pass_fails: dict[str, Exception | None] = {}
         self.build_fails: Exception | None = None
         self.built: list[str] = []
+        self.bases: list[tuple[str, bool]] = []
         self.files: list[Written] = []
 
     @contextlib.contextmanager
@@ -134,7 +136,7 @@ def run(*words: str, parts: Parts | None = None, input: str | None = None) -> Re
 # ------------------------------------------------------------------------------- configuration
 
 
-@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"]])
+@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]])
 def test_every_command_refuses_a_missing_configuration_with_2(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +149,7 @@ def test_every_command_refuses_a_missing_configuration_with_2(
     assert "What to do:" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"]])
+@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]])
 def test_every_command_takes_the_configuration_by_option_before_variable(
     command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,3 +484,18 @@ def test_a_reader_that_goes_away_is_no_error(warehouse: Path) -> None:
     )
     assert done.stdout == "range\n0\n"
     assert done.stderr == ""
+
+
+# ------------------------------------------------------------------------------------------ base
+
+
+def test_base_reads_one_table_anew_and_says_what_comes_next(folder: Path) -> None:
+    parts = FakeParts(has_base=True)
+    result = run("base", "Orders", "--restart", parts=parts)
+    assert result.exit_code == 0
+    assert parts.bases == [("orders", True)]
+    assert "tailrace sync" in result.stderr
+
+
+def test_base_of_a_table_that_is_not_configured_is_wrong_use(folder: Path) -> None:
+    assert run("base", "nonsense").exit_code == 2

@@ -38,7 +38,7 @@ class Script:
         self.base_waits_for = threading.Event()
         self.base_waits_for.set()
 
-    def base(self, model: str) -> BaseResult:
+    def base(self, model: str, *, restart: bool = False) -> BaseResult:
         self.tables[model] = replace(self.tables[model], epoch=1, state="open")
         while not self.base_waits_for.wait(0.01):
             if self.stop.is_set():
