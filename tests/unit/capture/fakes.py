@@ -231,12 +231,15 @@ class FakeExport:
 
 
 def dies_at(moment: str, number: int) -> Callable[[str], None]:
-    """A hook for the log: the process is killed at the `number`-th such moment."""
+    """A hook for the log: the process is killed at the `number`-th such moment, all its threads
+    with it."""
     seen: list[str] = []
+    dead: list[str] = []
 
     def hook(now: str) -> None:
         seen.append(now)
-        if now == moment and seen.count(moment) == number:
+        if dead or (now == moment and seen.count(moment) == number):
+            dead.append(now)
             raise Killed
 
     return hook
