@@ -312,16 +312,14 @@ def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     """The epoch with the instant of its export, settled once and for all restarts."""
     if "export_time" in epoch.detail:
         return epoch
-    latest = export.latest_time()
+    latest = retried(export.latest_time, run.clock)
     head = run.log.head(run.model)
     begins = coverage_begin(head, epoch.stream_arn, run.clock.aws_now())
-    at = latest if latest > begins else begins
-    return _noted(
-        run,
-        epoch,
-        not_before=begins.isoformat(),
-        export_time=_whole_second(at).isoformat(),
-    )
+    at = _whole_second(max(latest, begins))
+    adopted = epoch.detail.get("export_arn")
+    if adopted:
+        at = retried(lambda: export.state(adopted), run.clock).export_time or at
+    return _noted(run, epoch, not_before=begins.isoformat(), export_time=at.isoformat())
 
 
 def _request(run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch) -> str:

@@ -189,7 +189,10 @@ def _listed(stream: Stream, clock: Clock, model: str, epoch: Epoch) -> list[Shar
 def _unproven_since(head: Head, epoch: Epoch) -> datetime:
     """Every change before this is in the log, or will be in the epoch's base. A pass that did not
     reach every tip proves nothing: what it left unread goes on ageing."""
-    return max(epoch.opened_at, head.last_proof.began_at if head.last_proof else epoch.opened_at)
+    base = epoch.opened_at
+    if "export_time" in epoch.detail:  # an adopted export may be older than its epoch
+        base = min(base, datetime.fromisoformat(epoch.detail["export_time"]))
+    return max(base, head.last_proof.began_at) if head.last_proof else base
 
 
 def _refuse_outage(model: str, since: datetime, now: datetime) -> None:

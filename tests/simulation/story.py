@@ -107,13 +107,14 @@ class Story:
         world.clock.advance(rng.choice((60.0, HOUR, 30 * HOUR)))
         for _ in range(rng.randint(0, 10)):
             world.write()
-        world.configure(rng.choice(("scan", "scan", "export")), self._adopted())
+        method = rng.choice(("scan", "scan", "export"))
+        world.configure(method, self._adopted() if method == "export" else None)
         self._drained_at = world.clock.seconds()
 
     def _adopted(self) -> str | None:
         """Now and then somebody has exported the table already."""
         world, rng = self.world, self.world.random
-        if rng.random() < 0.8:
+        if rng.random() < 0.6:
             return None
         asked = {
             "TableArn": world.table.arn,

@@ -325,6 +325,7 @@ def test_an_adopted_export_is_loaded_and_none_requested(start: Start, export: Fa
     read_export(start(store), export, TABLE)
     assert export.requests == {}
     assert landed(store) == ["a", "b", "c", "d", "e", "f"]
+    assert store.newest()[1].detail["export_time"] == "2026-11-01T11:59:00+00:00"
 
 
 def test_an_adopted_export_from_before_the_coverage_is_refused(

@@ -348,3 +348,19 @@ def test_an_idle_shard_that_never_held_a_record_makes_no_drain_due(run: Run) -> 
     assert due(log, stream, later(0.01), "orders", proof_seconds=300) == ""
     stream.all["b"].numbers.append(2)
     assert "shard b" in due(log, stream, later(0.01), "orders", proof_seconds=300)
+
+
+@pytest.mark.parametrize(("hours", "gap"), [(2.5, False), (3.5, True)])
+def test_the_first_pass_comes_in_time_for_an_export_older_than_its_epoch(
+    run: Run, hours: float, gap: bool
+) -> None:
+    taken = FakeClock().aws_now() - timedelta(hours=20)
+    log, store = open_log("export", export_time=taken.isoformat())
+    reach(log, BASE_COMPLETE)
+    stream = FakeStream(FakeShard("a", [1]))
+    if gap:
+        with pytest.raises(Gap):
+            run(log, stream, later(hours))
+    else:
+        assert run(log, stream, later(hours)).went_live
+        assert run(log, stream, later(hours + 20)).reached_tip
