@@ -93,13 +93,17 @@ class Table:
         """Lands base rows in one batch."""
         self._land([(epoch, 0, 0, "READ", self.key_of(item), item) for item in items])
 
-    def stream(self, epoch: int, *changes: tuple[int, Item | None, Item]) -> None:
-        """Lands stream rows in one batch: (position, new item or None for a removal, key)."""
+    def stream(
+        self, epoch: int, *changes: tuple[int, Item | None, Item], discovered: bool = True
+    ) -> None:
+        """Lands stream rows in one batch: (position, new item or None for a removal, key).
+        With `discovered` off, as if nothing had been learned of their attributes."""
         self._land(
             [
                 (epoch, 1, position, "MODIFY" if item else "REMOVE", self.key_of(key), item)
                 for position, item, key in changes
-            ]
+            ],
+            discovered,
         )
 
     def key_of(self, item: Item) -> str:
@@ -111,7 +115,11 @@ class Table:
             [self.model, self.batch, epoch, kind, state],
         )
 
-    def _land(self, changes: list[tuple[int, int, int, str, str, Item | None]]) -> None:
+    def _land(
+        self,
+        changes: list[tuple[int, int, int, str, str, Item | None]],
+        discovered: bool = True,
+    ) -> None:
         if not changes:
             return
         self.batch += 1
@@ -136,7 +144,7 @@ class Table:
             f"(SELECT key, image FROM {log} WHERE batch = {self.batch})",
             [discovery.Attribute(*row) for row in known],
         )
-        if found:
+        if found and discovered:
             con.execute(discovery.insert_sql(self.model, self.batch, found))
         con.execute("COMMIT")
         self.rows += landed

@@ -18,7 +18,7 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
-MODELS = 40
+MODELS = 45
 
 HOSTILE = (
     'select "x"; --',
@@ -168,6 +168,7 @@ def test_nothing_shows_before_the_table_is_live(things: Table) -> None:
     things.stream(1, (1, item("2"), item("2")))
     merge(things)
     assert query(things.con, f"FROM analytics.{things.model}") == []
+    assert query(things.con, f"FROM analytics.stg_{things.model}_changes") == []
     things.go_live(1)
     merge(things)
     assert differences(things) == []
@@ -191,6 +192,7 @@ def test_a_change_beats_the_base_whichever_is_merged_first(things: Table) -> Non
 def test_a_deleted_key_stays_deleted_until_it_is_written_again(things: Table) -> None:
     started(things, item("1"), item("2"))
     things.stream(1, (5, None, item("1")))
+    things.stream(1, (4, item("2", x=n(4)), item("2")))
     merge(things)
     things.stream(1, (3, item("1", x=n(1)), item("1")))
     merge(things)
@@ -210,6 +212,68 @@ def test_a_late_older_version_never_replaces_a_newer_one(things: Table) -> None:
     assert watermark(things) == things.batch
     assert merge(things).nodes[0].rows == 0
     assert result.nodes[0].name == f"{things.model}_latest"
+
+
+def test_the_newest_of_many_versions_wins_in_whatever_order_they_landed(things: Table) -> None:
+    started(things, item("1", x=n(0)))
+    merge(things)
+    versions = [7, 9, 8]
+    things.stream(1, *((v, item("1", x=n(v)), item("1")) for v in versions))
+    things.stream(1, (6, None, item("1")), (5, item("2", x=n(5)), item("2")))
+    merge(things)
+    assert differences(things) == []
+    found = query(things.con, f"SELECT pk, x FROM analytics.{things.model} ORDER BY pk")
+    assert found == [{"pk": "1", "x": 9}, {"pk": "2", "x": 5}]
+
+
+@pytest.mark.parametrize(
+    ("seen", "value", "shown"),
+    [(n(1), n("1.5"), None), (n("0.1"), n("0.25"), None), (n("0.1"), n("7"), Decimal("7.0"))],
+)
+def test_a_number_that_does_not_fit_its_column_is_never_rounded(
+    things: Table, seen: dict[str, Any], value: dict[str, Any], shown: Decimal | None
+) -> None:
+    started(things, item("1", x=seen))
+    merge(things)
+    things.stream(1, (1, item("2", x=value), item("2")), discovered=False)
+    merge(things)
+    found = query(things.con, f"SELECT x, _image FROM analytics.{things.model}_latest")
+    assert (shown, '{"pk":{"S":"2"},"x":{"N":"' + value["N"] + '"}}') in [
+        (row["x"], row["_image"]) for row in found
+    ]
+
+
+def test_what_lands_while_a_merge_runs_waits_for_the_next_one(things: Table) -> None:
+    """An epoch goes live, and a change follows it, after the merge has looked and before it
+    reads: taking the change without the base would lose the base for good."""
+    started(things, item("old", x=n(1)), item("vanished", x=n(1)))
+    merge(things)
+    things.open(2)
+    things.base(2, item("old", x=n(1)), item("new", x=n(1)))
+    base = things.batch
+    things.stream(2, (1, item("old", x=n(2)), item("old")))
+    merge(things)
+    file = things.config.dbt.project_dir / f"models/{things.model}/{things.model}_latest.sql"
+    model = file.read_text()
+    live, change = things.batch + 1, things.batch + 2
+    landing = (
+        f"insert into lake.tailrace.epochs select model, {live}, 2, kind, method, 'live',"
+        " table_id, stream_arn, detail, now() from lake.tailrace.epochs"
+        f" where model = '{things.model}' and epoch = 2;"
+        f" insert into lake.changes.{things.model} select {change}, '000002199', 2, 'MODIFY', key,"
+        f" image, null, now(), false, now() from lake.changes.{things.model}"
+        f" where batch = {base} and key like '%old%'"
+    )
+    file.write_text(model.replace("unique_key='_key'", f'pre_hook="{landing}"'))
+    merge(things)
+    file.write_text(model)
+    things.live[2] = (live, "full")
+    merge(things)
+    assert {row["pk"] for row in query(things.con, f"FROM analytics.{things.model}")} == {
+        "old",
+        "new",
+    }
+    assert watermark(things) == change
 
 
 def test_keys_that_a_new_full_base_lacks_are_gone_once_it_is_live(things: Table) -> None:
