@@ -8,7 +8,7 @@ SEEDS ?= 500
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench simulate lock clean
+.PHONY: help setup demo test check format bench simulate mutations lock clean
 
 help: ## Show this list
 	@echo "Tailrace: DynamoDB tables in your warehouse. Targets:"
@@ -38,6 +38,9 @@ bench: $(STAMP) ## Measure against the hand-written way, in the same run [ARGS=â
 
 simulate: $(STAMP) ## Hunt for broken laws in a simulated world [SEEDS=500]
 	TAILRACE_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/simulation $(ARGS)
+
+mutations: $(STAMP) ## Break the code on purpose, and expect the tests to notice [ARGS="name"]
+	$(BIN)/python -m tests.simulation.mutations $(ARGS)
 
 lock: ## Resolve pyproject.toml anew into requirements.lock (needs uv)
 	@{ sed -n '/^#/p' requirements.lock; \

@@ -1,0 +1,306 @@
+"""Bugs that the tests must notice: each is put into a copy of the tree; something must turn red.
+
+`make mutations`, or `python -m tests.simulation.mutations [name …]`. First the simulation hunts;
+what it lets pass, the unit tests of capture and the log's contract have to catch. Exit code 1 if a
+mutation survives, 2 if one no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TREES = ("tailrace", "sandbox", "tests/simulation", "tests/unit/capture")
+UNIT_TESTS = ("tests/unit/capture", "tests/simulation/test_log_contract.py")
+SEEDS = 300
+
+DRAIN = "tailrace/capture/drain.py"
+BOOTSTRAP = "tailrace/capture/bootstrap.py"
+STAGE = "tailrace/capture/stage.py"
+SHARDS = "tailrace/capture/shards.py"
+STREAMS = "tailrace/sources/streams.py"
+LOG = "tailrace/lake/log.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`file`'s only `old` becomes `new`; `law` is what breaks then."""
+
+    name: str
+    law: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "checkpoint before data",
+        "No loss",
+        STAGE,
+        "            self._log.commit(\n                self._model,\n",
+        "            if rows and pass_record is None and state is None:\n"
+        "                self._log.commit(self._model, Commit(self._epoch, moved))\n"
+        "                moved = ()\n"
+        "            self._log.commit(\n                self._model,\n",
+    ),
+    Mutation(
+        "child before parent",
+        "Order",
+        SHARDS,
+        "or each.parent in finished)\n",
+        "or each.parent in known)\n",
+    ),
+    Mutation(
+        "LATEST on a new shard",
+        "No loss",
+        STREAMS,
+        '"ShardIteratorType": "TRIM_HORIZON"',
+        '"ShardIteratorType": "LATEST"',
+    ),
+    Mutation(
+        "an empty page taken for the end of a closed shard",
+        "No loss",
+        DRAIN,
+        "        iterator = page.next_iterator\n",
+        "        iterator = page.next_iterator if page.count or not shard.closed else None\n",
+    ),
+    Mutation(
+        "an empty page taken for the tip",
+        "No loss",
+        DRAIN,
+        "EMPTY_PAGES_AT_TIP = 3",
+        "EMPTY_PAGES_AT_TIP = 1",
+    ),
+    Mutation(
+        "an expired iterator taken for the tip",
+        "No loss",
+        DRAIN,
+        "            iterators += 1\n",
+        "            return _End.TIP\n            iterators += 1\n",
+    ),
+    Mutation(
+        "an expired iterator renewed at the oldest record",
+        "Once",
+        DRAIN,
+        "            iterator = _iterator(run, part)\n            continue\n",
+        "            iterator = run.stream.iterator(run.epoch.stream_arn, part.id, None)\n"
+        "            continue\n",
+    ),
+    Mutation(
+        "fence ignored",
+        "Once",
+        LOG,
+        "        if stands.finished or stands.at != each.position_from:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "fence blind to the epoch",
+        "Once, No step back",
+        LOG,
+        "    if newest is None or newest.number != epoch.number or (bound and moved_on):\n",
+        "    if newest is None:\n",
+    ),
+    Mutation(
+        "fence blind to another run's plan",
+        "Once",
+        LOG,
+        "(newest.state, newest.detail) != (epoch.state, epoch.detail)",
+        "newest.state != epoch.state",
+    ),
+    Mutation(
+        "base rows beat stream rows",
+        "No step back",
+        "tailrace/lake/version.py",
+        "BASE_PHASE = 0\nSTREAM_PHASE = 1\n",
+        "BASE_PHASE = 1\nSTREAM_PHASE = 0\n",
+    ),
+    Mutation(
+        "positions compared as they are written",
+        "No step back",
+        "tailrace/lake/version.py",
+        "POSITION_DIGITS = 40",
+        "POSITION_DIGITS = 21",
+    ),
+    Mutation(
+        "an export time before the positions",
+        "No step back",
+        BOOTSTRAP,
+        "    if any(part.origin == stream_arn for part in head.positions):\n        return now\n",
+        "    if any(part.origin == stream_arn for part in head.positions):\n"
+        "        return now - timedelta(hours=1)\n",
+    ),
+    Mutation(
+        "a scan right after its epoch was opened",
+        "No step back",
+        BOOTSTRAP,
+        "SCAN_MARGIN_SECONDS = 10.0",
+        "SCAN_MARGIN_SECONDS = 0.0",
+    ),
+    Mutation(
+        "the configured segment count instead of the frozen one",
+        "No loss",
+        BOOTSTRAP,
+        '    segments = int(epoch.detail["segments"])\n',
+        '    segments = int(epoch.detail["segments"]) + len(head.positions) % 2\n',
+    ),
+    Mutation(
+        "live with a pass that began before the base was complete",
+        "No step back",
+        DRAIN,
+        "    live = record.complete and epoch.state == BASE_COMPLETE\n",
+        "    newest = log.head(model).epoch\n"
+        "    live = record.complete and newest.state == BASE_COMPLETE\n"
+        "    stage._epoch = newest\n",
+    ),
+    Mutation(
+        "live with an incomplete pass",
+        "No loss",
+        DRAIN,
+        "    live = record.complete and epoch.state == BASE_COMPLETE\n",
+        "    live = epoch.state == BASE_COMPLETE\n",
+    ),
+    Mutation(
+        "outage check off",
+        "No silent gap",
+        DRAIN,
+        "    if now - since > RETENTION - RETENTION_MARGIN:\n",
+        "    if False:\n",
+    ),
+    Mutation(
+        "outage measured from passes that proved nothing",
+        "No silent gap",
+        DRAIN,
+        "    return max(base, head.last_proof.began_at) if head.last_proof else base\n",
+        "    return max(base, head.last_pass.ended_at) if head.last_pass else base\n",
+    ),
+    Mutation(
+        "a trimmed position of a live table forgiven",
+        "No silent gap",
+        DRAIN,
+        "        if not covered:\n            raise\n",
+        "",
+    ),
+    Mutation(
+        "complete without the children of a closed leaf",
+        "No loss",
+        DRAIN,
+        "complete=in_time and not unread and not childless(shards, finished),",
+        "complete=in_time and not unread,",
+    ),
+    Mutation(
+        "complete without the shards that were left unread",
+        "No loss",
+        DRAIN,
+        "complete=in_time and not unread and not childless(shards, finished),",
+        "complete=in_time and not childless(shards, finished),",
+    ),
+    Mutation(
+        "a re-bootstrap that replays the stream",
+        "Once",
+        DRAIN,
+        'head.positions.items() if part.kind == "stream"}',
+        'head.positions.items() if part.kind == "nothing"}',
+    ),
+    Mutation(
+        "what is staged dropped when a commit fails",
+        "No loss",
+        STAGE,
+        "            self._log.commit(\n                self._model,\n",
+        '            self._pending, _ = {}, self._path.write_bytes(b"")\n'
+        "            self._log.commit(\n                self._model,\n",
+    ),
+    Mutation(
+        "an adopted export of any age",
+        "No loss",
+        BOOTSTRAP,
+        "    if taken is not None and taken < not_before:\n",
+        "    if False:\n",
+    ),
+    Mutation(
+        "a damaged export file loaded as far as it goes",
+        "No loss",
+        BOOTSTRAP,
+        "        for file, path in zip(batch, paths, strict=True):\n            _blame(",
+        "        for file, path in []:\n            _blame(",
+    ),
+    Mutation(
+        "retries that swallow an expired iterator",
+        "bounded",
+        "tailrace/capture/retry.py",
+        "        except IteratorExpired:\n            raise\n",
+        "",
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
+    parser.add_argument("names", nargs="*", help="only these (parts of names)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="stories told for each")
+    options = parser.parse_args()
+    chosen = [
+        each
+        for each in MUTATIONS
+        if not options.names or any(name in each.name for name in options.names)
+    ]
+    survivors, misfits = [], []
+    for mutation in chosen:
+        started = time.monotonic()
+        verdict = _verdict(mutation, options.seeds)
+        if verdict is None:
+            misfits.append(mutation.name)
+            verdict = f"NO LONGER FITS {mutation.file}"
+        elif not verdict:
+            survivors.append(mutation.name)
+            verdict = "SURVIVED"
+        seconds = time.monotonic() - started
+        print(f"{mutation.name} [{mutation.law}]: {verdict} ({seconds:.0f} s)", flush=True)
+    print(f"{len(chosen)} mutations, {len(survivors)} survived, {len(misfits)} did not fit")
+    return 2 if misfits else 1 if survivors else 0
+
+
+def _verdict(mutation: Mutation, seeds: int) -> str | None:
+    """What caught the mutation; empty if nothing did, None if it could not be made."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder)
+        for tree in TREES:
+            shutil.copytree(ROOT / tree, copy / tree, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / mutation.file
+        text = path.read_text()
+        if text.count(mutation.old) != 1:
+            return None
+        path.write_text(text.replace(mutation.old, mutation.new))
+        return _simulated(copy, seeds) or _tested(copy)
+
+
+def _simulated(copy: Path, seeds: int) -> str:
+    run = _run(copy, "-m", "tests.simulation", "--seeds", str(seeds))
+    if run.returncode == 0:
+        return ""
+    said = run.stdout.splitlines() or run.stderr.splitlines()[-1:]
+    return said[0][:140] if said else f"exit code {run.returncode}"
+
+
+def _tested(copy: Path) -> str:
+    run = _run(copy, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *UNIT_TESTS)
+    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0][:140] if failed else ""
+
+
+def _run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=copy, capture_output=True, text=True, check=False
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
