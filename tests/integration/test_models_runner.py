@@ -1,0 +1,131 @@
+"""Running dbt in this process: what is run, what is kept, what is said when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from models_world import Table, query, write_config
+
+from tailrace.config import Config
+from tailrace.errors import ConfigError, Retryable, Terminal
+from tailrace.transform import runner
+from tailrace.transform.generate import generate
+from tailrace.transform.plugin import working_on
+from tailrace.transform.runner import build, manifest_path
+
+MODEL = "parcels"
+
+
+@pytest.fixture(scope="module")
+def parcels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    folder = tmp_path_factory.mktemp("runner")
+    (folder / "warehouse").mkdir()
+    config = write_config(folder, folder / "dbt_project", [MODEL])
+    generate(config)
+    with working_on(config) as con:
+        con.execute("USE lake")
+        table = Table(config, con, MODEL)
+        table.open(1)
+        table.base(1, {"pk": {"S": "1"}})
+        table.go_live(1)
+        build(config, [MODEL]).raise_failures()
+        yield table
+
+
+@pytest.fixture
+def latest_sql(parcels: Table) -> Iterator[Path]:
+    """The file of the merged model; whatever a test does to it is undone."""
+    file = parcels.config.dbt.project_dir / "models" / MODEL / f"{MODEL}_latest.sql"
+    before = file.read_text()
+    yield file
+    file.write_text(before)
+
+
+def nodes(config: Config) -> list[str]:
+    result = build(config, [MODEL])
+    result.raise_failures()
+    return [node.name for node in result.nodes]
+
+
+def test_a_minute_merges_only_and_changed_code_builds_the_whole_chain(
+    parcels: Table, latest_sql: Path
+) -> None:
+    assert nodes(parcels.config) == [f"{MODEL}_latest"]
+    latest_sql.write_text(latest_sql.read_text() + "-- mine\n")
+    assert nodes(parcels.config) == [f"stg_{MODEL}_changes", f"{MODEL}_latest", MODEL]
+    assert nodes(parcels.config) == [f"{MODEL}_latest"]
+
+
+def test_a_broken_model_is_named_with_what_the_database_said_and_nothing_changes(
+    parcels: Table, latest_sql: Path
+) -> None:
+    latest_sql.write_text(latest_sql.read_text() + "where no_such_column\n")
+    result = build(parcels.config, [MODEL])
+    assert [node.name for node in result.nodes if node.failed] == [f"{MODEL}_latest"]
+    [failure] = result.failures
+    assert isinstance(failure, Terminal)
+    assert f"{MODEL}_latest" in failure.message
+    assert "no_such_column" in failure.message
+    assert f"dbt run --select {MODEL}_latest" in failure.remedy
+    with pytest.raises(Terminal, match="no_such_column"):
+        result.raise_failures()
+    assert query(parcels.con, f"SELECT pk FROM analytics.{MODEL}") == [{"pk": "1"}]
+
+
+def test_a_project_that_dbt_cannot_read_is_refused_with_the_file(
+    parcels: Table, latest_sql: Path
+) -> None:
+    latest_sql.write_text("{{ config( }}")
+    with pytest.raises(Terminal, match=f"{MODEL}_latest"):
+        build(parcels.config, [MODEL])
+
+
+def test_a_catalog_that_stays_busy_is_worth_another_try(
+    parcels: Table, latest_sql: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that takes no lock commits in the middle of each merge."""
+    monkeypatch.setattr(runner, "BUILD_ATTEMPTS", 2)
+    busy = "select error('database is locked')"
+    latest_sql.write_text(latest_sql.read_text().replace("unique_key", f'pre_hook="{busy}", u'))
+    result = build(parcels.config, [MODEL])
+    assert result.attempts == 2
+    assert [type(failure) for failure in result.failures] == [Retryable]
+
+
+def test_failing_data_tests_are_named_with_their_rows(parcels: Table) -> None:
+    parcels.con.execute(f"UPDATE analytics.{MODEL}_latest SET _op = 'OTHER'")
+    result = build(parcels.config, [MODEL], tests=True)
+    parcels.con.execute(f"UPDATE analytics.{MODEL}_latest SET _op = 'READ'")
+    [failure] = result.failures
+    assert "accepted_values" in failure.message
+    assert "found 1 rows" in failure.message
+
+
+def test_the_manifest_is_written_once_and_again_when_the_project_changes(
+    parcels: Table, latest_sql: Path
+) -> None:
+    path = manifest_path(parcels.config)
+    assert f"model.tailrace.{MODEL}" in json.loads(path.read_text())["nodes"]
+    written = path.stat().st_mtime_ns
+    assert manifest_path(parcels.config).stat().st_mtime_ns == written
+    latest_sql.write_text(latest_sql.read_text() + "-- mine\n")
+    assert manifest_path(parcels.config).stat().st_mtime_ns > written
+
+
+def test_missing_dbt_files_and_a_missing_warehouse_say_what_to_run(tmp_path: Path) -> None:
+    config = write_config(tmp_path, tmp_path / "dbt_project", [MODEL])
+    with pytest.raises(ConfigError) as refused:
+        build(config, [MODEL])
+    assert "tailrace generate" in str(refused.value)
+    generate(config)
+    with pytest.raises(Terminal) as missing:
+        build(config, [MODEL])
+    assert "tailrace sync" in str(missing.value)
+
+
+def test_dbt_prints_nothing(parcels: Table, capfd: pytest.CaptureFixture[str]) -> None:
+    build(parcels.config, [MODEL])
+    assert capfd.readouterr().out == ""
