@@ -4,7 +4,6 @@ to while its base is read and its stream drained ends equal, item by item."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ KEYS = 2_000
 
 
 @pytest.fixture(params=["aws", "dynamodb_local"])
-def source(request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield request.getfixturevalue(request.param)
+def source(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
 
 
 def _busy_table(source: Any, folder: Path, base: str) -> tuple[Any, str]:

@@ -136,7 +136,9 @@ def run(*words: str, parts: Parts | None = None, input: str | None = None) -> Re
 # ------------------------------------------------------------------------------- configuration
 
 
-@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]])
+@pytest.mark.parametrize(
+    "command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]]
+)
 def test_every_command_refuses_a_missing_configuration_with_2(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +151,9 @@ def test_every_command_refuses_a_missing_configuration_with_2(
     assert "What to do:" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]])
+@pytest.mark.parametrize(
+    "command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]]
+)
 def test_every_command_takes_the_configuration_by_option_before_variable(
     command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

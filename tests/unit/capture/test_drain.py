@@ -355,7 +355,7 @@ def test_the_first_pass_comes_in_time_for_an_export_older_than_its_epoch(
     run: Run, hours: float, gap: bool
 ) -> None:
     taken = FakeClock().aws_now() - timedelta(hours=20)
-    log, store = open_log("export", export_time=taken.isoformat())
+    log, _ = open_log("export", export_time=taken.isoformat())
     reach(log, BASE_COMPLETE)
     stream = FakeStream(FakeShard("a", [1]))
     if gap:
