@@ -38,12 +38,18 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_
 WARM = [
     "dagster",
     "dagster._cli.api",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._daemon.controller",
     "dagster_dbt",
     "dbt.cli.main",
+    "dbt.task.run",
     "dbt.adapters.duckdb",
     "boto3",
     "duckdb",
     "msgspec",
+    "sqlparse",
     "yaml",
 ]
 

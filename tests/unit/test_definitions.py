@@ -4,6 +4,8 @@ a mistake in the configuration shows."""
 from __future__ import annotations
 
 import importlib
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,17 +14,27 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.launcher import WorkerStatus
 
 from assets import manifest, names
 from assets.freshness import ERROR_SECONDS, WARN_SECONDS, freshness_result
 from assets.manifest import manifest_for
 from assets.metadata import base_metadata, changes_metadata, failure, progress_text
 from orchestration.code_location import build_definitions
+from orchestration.launcher import LOCKS
 from tailrace.config import Config, load_config
 from tailrace.errors import AccessDenied, ConfigError
 from tailrace.model import BaseProgress, BaseResult, DrainResult, PassRecord, TableStatus
 
 ROOT = Path(__file__).parents[2]
+HOLD_LOCK = """
+import fcntl, os, sys, time
+with open(sys.argv[1], "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print(os.getpid(), file=file, flush=True)
+    print("held", flush=True)
+    time.sleep(60)
+"""
 TABLES = "tables: [{name: Orders-2, model: orders}, {name: customers}]"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -139,6 +151,25 @@ def test_the_committed_instance_settings_are_valid(tmp_path: Path) -> None:
         pools = instance.get_concurrency_config().pool_config
         assert pools.default_pool_limit == 1
         assert str(pools.pool_granularity) == "PoolGranularity.OP"
+
+
+def test_a_run_counts_as_alive_for_as_long_as_its_process_is(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "orchestration" / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        run = instance.create_run_for_job(dg.GraphDefinition(name="nothing").to_job())
+        health = instance.run_launcher.check_run_worker_health
+        assert health(run).status is WorkerStatus.FAILED
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD_LOCK, str(tmp_path / LOCKS / run.run_id)],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert health(run).status is WorkerStatus.RUNNING
+        process.kill()
+        process.wait()
+        assert health(run).status is WorkerStatus.FAILED
+        assert "its process is gone" in str(health(run).msg)
 
 
 def test_the_workspace_names_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
