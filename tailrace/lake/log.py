@@ -127,9 +127,13 @@ class ChangeLog:
 
         Raises Stale where the ledger has moved on, Retryable where the catalog stayed busy,
         Terminal where a staged row is not what the shape promises."""
-        return self._transact(
-            lambda con: self._in_transaction(con, lambda: self._commit(con, model, commit))
-        )
+
+        def body(con: duckdb.DuckDBPyConnection) -> int:
+            batch = self._in_transaction(con, lambda: self._commit(con, model, commit))
+            self._move_head(con, model, commit)
+            return batch
+
+        return self._transact(body)
 
     def _head(self, con: duckdb.DuckDBPyConnection, model: str) -> Head:
         """The head as of the snapshot that `con` sees now, which a transaction keeps.
@@ -143,6 +147,19 @@ class ChangeLog:
             marked = (snapshot, _read_head(con, model))
             self._heads[model] = marked
         return marked[1]
+
+    def _move_head(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> None:
+        """Takes the known head along with a commit that only moved parts, as most do; after any
+        other it is read again. DuckLake is asked which snapshot the commit became: the head moves
+        only to the one that follows its own."""
+        snapshot, head = self._heads.pop(model)
+        if not commit.parts or commit.pass_record is not None or commit.state is not None:
+            return
+        ((became,),) = con.execute(
+            "SELECT id FROM ducklake_last_committed_snapshot('lake')"
+        ).fetchall()
+        if became == snapshot + 1:
+            self._heads[model] = (became, _moved(head, commit.parts))
 
     def _open_epoch(
         self,
@@ -387,6 +404,16 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
         last_pass=_pass_record(passes[0][7]) if passes else None,
         last_proof=_pass_record(passes[0][8]) if passes else None,
     )
+
+
+def _moved(head: Head, parts: Sequence[PartProgress]) -> Head:
+    """The head after a commit of `parts`, as _read_head would read it."""
+    positions = dict(head.positions)
+    for each in parts:
+        stood = positions.get(each.part, Position())
+        at = stood.at if each.position_to is None else each.position_to
+        positions[each.part] = Position(at, stood.finished or each.finished)
+    return replace(head, batch=head.batch + 1, positions=positions)
 
 
 def _epoch(row: tuple[Any, ...]) -> Epoch:
