@@ -62,13 +62,19 @@ def export(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]
         _figure("export", "rate", rates, "items/s"),
         _figure("export", "rate by hand", hand_rates, "items/s", note=f"{size.by_hand:,} items"),
         _figure("export", "rate, times by hand", ratios, "×", "≥ 20", median(ratios) >= 20),
-        _figure("export", "CPU of by hand, an item", cpu, "× ours"),
+        _figure("export", "CPU of an item", [_micro(run) for run in ours], "µs"),
+        _figure("export", "CPU of an item by hand", [_micro(run) for run in theirs], "µs"),
+        _figure("export", "CPU of by hand", cpu, "× ours"),
         _figure("export", "peak memory", peaks, "MB", "< 1,500", max(peaks) < 1_500),
         Figure(
             "export", "peak memory at twice the size", double["peak_mb"], "MB",
             target="flat (< 1.2×)", met=growth < 1.2, note=f"{double['rows']:,} items",
         ),
     ]  # fmt: skip
+
+
+def _micro(run: dict[str, Any]) -> float:
+    return float(run["cpu"] / run["rows"] * 1e6)
 
 
 def scan(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]:
