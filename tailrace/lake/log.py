@@ -57,6 +57,9 @@ LOST_RACE = (
     "deadlock detected",
 )
 
+# What DuckDB says, on our behalf, of a staged row in which a key attribute is missing.
+NO_KEY = "tailrace: a row without its key"
+
 Result = TypeVar("Result")
 
 
@@ -223,10 +226,16 @@ class ChangeLog:
         read_at = staged.read_at.isoformat() if staged.read_at else None
         rows = rows_sql(staged.shape, staged.files, key, commit.epoch.number, read_at)
         log = ident(CHANGES, model)
-        landed = con.execute(
-            f"INSERT INTO {log} SELECT {batch}, version, epoch, op, key, image, old_image,"
-            f" changed_at, ttl_expired, now() FROM ({rows})"
-        ).fetchone()
+        try:
+            landed = con.execute(
+                f"INSERT INTO {log} SELECT {batch}, version, epoch, op,"
+                f" coalesce(key, error({literal(NO_KEY)})), image, old_image, changed_at,"
+                f" ttl_expired, now() FROM ({rows})"
+            ).fetchone()
+        except duckdb.InvalidInputException as error:
+            if NO_KEY in str(error):
+                raise _without_key(model, key) from error
+            raise
         count = int(landed[0]) if landed else 0
         if count != staged.rows:
             raise Terminal(
@@ -235,7 +244,6 @@ class ChangeLog:
                 "Nothing was committed. If it happens again, keep the files and report it.",
             )
         batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
-        self._refuse_rows_without_key(con, model, batch_sql, key)
         known = self._attributes(con, model)
         found = discovery.discover(con, batch_sql, known.values())
         if found:
@@ -256,21 +264,6 @@ class ChangeLog:
             ).fetchall()
             self._known[model] = {(row[0], row[1]): discovery.Attribute(*row) for row in rows}
         return self._known[model]
-
-    @staticmethod
-    def _refuse_rows_without_key(
-        con: duckdb.DuckDBPyConnection,
-        model: str,
-        batch_sql: str,
-        key: tuple[KeyAttribute, ...],
-    ) -> None:
-        row = con.execute(f"SELECT count(*) FROM {batch_sql} WHERE key IS NULL").fetchone()
-        if row and row[0]:
-            names = ", ".join(each.name for each in key)
-            raise Terminal(
-                f"{model}: {row[0]} rows lack a key attribute ({names}).",
-                "The table was probably recreated with another key: materialize its base again.",
-            )
 
     # -------------------------------------------------------------------------- transactions
 
@@ -349,6 +342,13 @@ def _explained(error: duckdb.Error) -> Exception:
     return Terminal(
         f"The warehouse refused a commit: {text}",
         "Nothing was committed. Check the data path's permissions and the catalog.",
+    )
+
+
+def _without_key(model: str, key: tuple[KeyAttribute, ...]) -> Terminal:
+    return Terminal(
+        f"{model}: rows lack a key attribute ({', '.join(each.name for each in key)}).",
+        "The table was probably recreated with another key: materialize its base again.",
     )
 
 
