@@ -4,18 +4,17 @@ The fence. A commit reads the ledger's head inside its transaction and DuckLake 
 retry (`ducklake_max_retry_count = 0`), so it can only become the snapshot that follows the one it
 read: whatever anyone else committed meanwhile makes it fail, and it is tried again from a fresh
 head. Two commits can therefore never both succeed from one position, however long one of them was
-paused. The lock file only keeps writers from wasting work on each other; no law rests on it.
+paused. That writers take turns (tailrace.lake.turns) only saves work; no law rests on it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -25,10 +24,11 @@ import duckdb
 from tailrace.config import Warehouse
 from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import discovery
-from tailrace.lake.attach import connect, renew_s3_secret, sqlite_path
+from tailrace.lake.attach import connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
+from tailrace.lake.turns import turn
 from tailrace.model import (
     LIVE,
     Commit,
@@ -45,7 +45,6 @@ from tailrace.model import (
 COMMIT_ATTEMPTS = 40
 COMMIT_WAIT_SECONDS = 0.05
 COMMIT_WAIT_MAX_SECONDS = 2.0
-LOCK_WAIT_SECONDS = 30.0
 SECRET_SECONDS = 600.0
 
 # What a lost race or a busy catalog says; anything else is not worth another try.
@@ -73,8 +72,6 @@ class ChangeLog:
         self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
         self._mutex = threading.RLock()
-        path = sqlite_path(warehouse)
-        self._lock_path = f"{path}.lock" if path else None
         self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
         self._heads: dict[str, tuple[int, Head]] = {}
         self._transact(create_control_tables)
@@ -293,7 +290,7 @@ class ChangeLog:
                 self._secret_renewed_at = time.monotonic()
             for attempt in range(1, COMMIT_ATTEMPTS + 1):
                 try:
-                    with self._courtesy_lock():
+                    with turn(self._warehouse):
                         return body(self._con)
                 except duckdb.Error as error:
                     with suppress(duckdb.Error):
@@ -310,21 +307,6 @@ class ChangeLog:
                     time.sleep(random.uniform(0, wait))  # noqa: S311
                     wait = min(wait * 2, COMMIT_WAIT_MAX_SECONDS)
         raise AssertionError("unreachable")
-
-    @contextmanager
-    def _courtesy_lock(self) -> Iterator[None]:
-        if self._lock_path is None:
-            yield
-            return
-        with open(self._lock_path, "a") as file:
-            deadline = time.monotonic() + LOCK_WAIT_SECONDS
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(0.01)
-            yield
 
 
 def is_lost_race(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ are missing or their code changed. What the models do is in dbt_project/.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +28,7 @@ from tailrace.lake.attach import CATALOG, sqlite_path, without_password
 from tailrace.lake.log import is_lost_race
 from tailrace.lake.schema import ANALYTICS, CHANGES
 from tailrace.lake.sql import bound, ident
+from tailrace.lake.turns import turn
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 BUILD_ATTEMPTS = 8
 BUILD_WAIT_SECONDS = 0.2
 BUILD_WAIT_MAX_SECONDS = 5.0
-LOCK_WAIT_SECONDS = 30.0
 
 # What a manifest is made from; target/ and logs/ are not.
 PROJECT_FOLDERS = ("macros", "models", "tests", "seeds", "snapshots", "analyses")
@@ -273,7 +272,7 @@ def _run_until_settled(config: Config, nodes: Sequence[str]) -> BuildResult:
     _manifest(config)  # before the lock is taken: reading a changed project takes seconds
     for attempt in range(1, BUILD_ATTEMPTS + 1):
         last = attempt == BUILD_ATTEMPTS
-        with _courtesy_lock(config):
+        with turn(config.warehouse):
             run = _invoke(config, ["run", "--select", *due], final=last)
         again = {n.name for n in run.nodes if n.failed and is_lost_race(Exception(n.message))}
         result = _joined(result, run)
@@ -436,21 +435,3 @@ def _working_on(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
                 f"The warehouse could not be read: {without_password(str(error))}",
                 "Check warehouse.catalog and warehouse.data_path in tailrace.yaml.",
             ) from error
-
-
-@contextmanager
-def _courtesy_lock(config: Config) -> Iterator[None]:
-    """Keeps the engine's commits and a merge from making each other fail; no law rests on it."""
-    path = sqlite_path(config.warehouse)
-    if path is None:
-        yield
-        return
-    with open(f"{path}.lock", "a") as file:
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.01)
-        yield
