@@ -64,6 +64,8 @@ STEPS_MAX = 20_000
 NESTING_MAX = 2
 SHARDS_MAX = 6
 WRITES_MAX = 250
+DIVIDES_MAX = 60
+STEPS_OF_WEATHER = 800
 TRACE_LINES = 40
 
 THROTTLES = ("ThrottlingException", "ProvisionedThroughputExceededException")
@@ -151,6 +153,7 @@ class World:
     records: list[tuple[str, int, Change]] = field(default_factory=list)
     steps: int = 0
     written: int = 0
+    divided: int = 0
     fatal: int = 0
     nested: Callable[[], None] = lambda: None
     sensor: Callable[[], None] = lambda: None
@@ -305,7 +308,7 @@ class World:
 
     def happen(self, moment: str) -> None:
         """Lets the weather do what it does between two steps of a process."""
-        if self.quiet:
+        if self.quiet or self.steps > STEPS_OF_WEATHER:
             return
         roll, weather = self.random.random, self.weather
         if roll() < weather.write and self.written < WRITES_MAX:
@@ -313,7 +316,7 @@ class World:
                 self.write()
         if roll() < weather.pause:
             self.clock.advance(self.random.expovariate(1 / weather.pause_seconds))
-        if roll() < weather.divide:
+        if roll() < weather.divide and self.divided < DIVIDES_MAX:
             self.divide()
         if roll() < weather.process and len(self.processes) <= NESTING_MAX:
             self.nested()
@@ -369,6 +372,7 @@ class World:
         stream.settle(self.clock.now())
         shards = stream.open_shards()
         shard = self.random.choice(shards)
+        self.divided += 1
         children = self.random.choice((1, 1, 2)) if len(shards) < SHARDS_MAX else 1
         stream.divide(shard, children, self.clock.tick())
         self.say(f"{shard.id[-13:]} divides into {children}")
@@ -425,7 +429,7 @@ class World:
         raise error(endpoint_url=url)
 
     def _fault(self, operation: str) -> str:
-        if self.quiet:
+        if self.quiet or self.steps > STEPS_OF_WEATHER:
             return ""
         kind, left = self._faults.get(operation, ("", 0))
         if left:

@@ -12,7 +12,6 @@ import pytest
 
 from tailrace.capture import bootstrap
 from tailrace.capture.bootstrap import (
-    SCAN_MARGIN_SECONDS,
     Bootstrap,
     coverage_begin,
     open_export_epoch,
@@ -127,7 +126,7 @@ def test_an_empty_table_has_a_complete_base(start: Start) -> None:
     assert read_scan(run, FakeScan(0), TABLE, None).state == BASE_COMPLETE
 
 
-@pytest.mark.parametrize(("consistent", "waited"), [(False, SCAN_MARGIN_SECONDS), (True, 0.0)])
+@pytest.mark.parametrize(("consistent", "waited"), [(False, 10.0), (True, 0.0)])
 def test_a_scan_that_may_be_a_second_stale_starts_a_margin_after_its_epoch(
     start: Start, consistent: bool, waited: float
 ) -> None:
