@@ -53,6 +53,9 @@ RETENTION = timedelta(hours=24)
 RETENTION_MARGIN = timedelta(hours=1)
 ENABLING_MARGIN = timedelta(minutes=1)
 
+# AWS tells its time in whole seconds: it may be a second later than `now`.
+CLOCK_SECOND = timedelta(seconds=1)
+
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
 EXPORT_BATCH_ITEMS = 200_000
@@ -106,7 +109,7 @@ def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     back; with a margin on either side.
     """
     if any(part.origin == stream_arn for part in head.positions):
-        return now
+        return now + CLOCK_SECOND
     oldest = now - RETENTION + RETENTION_MARGIN
     try:
         enabled = datetime.fromisoformat(stream_arn.rpartition("/")[2]).replace(tzinfo=UTC)

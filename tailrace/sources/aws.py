@@ -188,11 +188,15 @@ class Aws:
     def _note_time(self, parsed: dict[str, Any], **_: Any) -> None:
         header = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if header:
-            self._seen = (parsedate_to_datetime(header).astimezone(UTC), time.monotonic())
+            at = parsedate_to_datetime(header).astimezone(UTC)
+            with self._lock:
+                # An answer may have been on its way for a minute: time never goes back for it.
+                if self._seen is None or at > self.now():
+                    self._seen = (at, time.monotonic())
 
     def now(self) -> datetime:
-        """AWS's time, from the Date header of the last answer (whole seconds, never ahead) plus
-        what has passed since; the machine's own only before the first answer."""
+        """AWS's time: never ahead of it, never going back, and at most a second behind the last
+        answer (a Date header has whole seconds). The machine's own only before the first answer."""
         if self._seen is None:
             return datetime.now(UTC)
         at, monotonic = self._seen

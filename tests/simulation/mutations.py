@@ -133,7 +133,8 @@ MUTATIONS = (
         "an export time before the positions",
         "No step back",
         BOOTSTRAP,
-        "    if any(part.origin == stream_arn for part in head.positions):\n        return now\n",
+        "    if any(part.origin == stream_arn for part in head.positions):\n"
+        "        return now + CLOCK_SECOND\n",
         "    if any(part.origin == stream_arn for part in head.positions):\n"
         "        return now - timedelta(hours=1)\n",
     ),

@@ -294,19 +294,19 @@ def test_a_re_bootstraps_export_is_not_older_than_its_epoch(
 
 
 @pytest.mark.parametrize(
-    ("enabled", "followed", "begins"),
+    ("enabled", "followed", "minutes"),
     [
         pytest.param("2026-11-01T11:30:00.000", False, -29, id="enabled half an hour ago"),
         pytest.param("2026-11-01T12:00:00.000", False, 0, id="enabled now"),
-        pytest.param("2026-10-01T00:00:00.000", True, 0, id="followed by the ledger"),
+        pytest.param("2026-10-01T00:00:00.000", True, 1 / 60, id="followed by the ledger"),
         pytest.param("stream-of-a-stranger", False, 0, id="an ARN of another form"),
     ],
 )
-def test_where_the_streams_coverage_begins(enabled: str, followed: bool, begins: float) -> None:
+def test_where_the_streams_coverage_begins(enabled: str, followed: bool, minutes: float) -> None:
     arn = f"arn:aws:dynamodb:us-east-1:1:table/orders/stream/{enabled}"
     positions = {replace(SHARD, origin=arn): Position("1")} if followed else {}
     found = coverage_begin(Head(positions=positions), arn, NOW)
-    assert found == NOW + timedelta(minutes=begins)
+    assert found == NOW + timedelta(minutes=minutes)
 
 
 def test_an_old_streams_coverage_does_not_begin_before_its_retention() -> None:
