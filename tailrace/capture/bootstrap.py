@@ -335,9 +335,10 @@ def _request(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     name = f"{table.arn}/{table.table_id}/{opened}/{epoch.detail.get('failures', 0)}"
     token = hashlib.sha256(name.encode()).hexdigest()[:32]
     for _ in range(EXPORT_POLLS_MAX):
-        if retried(export.latest_time, run.clock) >= at:
+        behind = (at - retried(export.latest_time, run.clock)).total_seconds()
+        if behind <= 0:
             return retried(lambda: export.request(table, at, token), run.clock)
-        _pause(run, EXPORT_POLL_SECONDS)
+        _pause(run, min(EXPORT_POLL_SECONDS, behind))
     raise Terminal(
         f"{run.model}: point-in-time recovery has not reached {at} within a week.",
         "Look at the table's backups in the AWS console.",

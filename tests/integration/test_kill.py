@@ -42,7 +42,6 @@ def test_runs_killed_at_random_moments_lose_and_double_nothing(
     name = aws.name("events")
     create_table(aws.dynamodb, name, {"pk": "S", "sk": "N"}, pitr=True)
     churn(aws.dynamodb, name, 4_000, 1_500, seed=1)
-    aws.server.control("set", restore_lag_seconds=1)
     base = (
         "{method: scan, segments: 3}"
         if method == "scan"

@@ -71,7 +71,6 @@ def test_an_export_without_point_in_time_recovery_is_refused(aws: Any, tmp_path:
 def test_an_export_to_a_bucket_that_does_not_exist_says_so(aws: Any, tmp_path: Path) -> None:
     name = aws.name("events")
     create_table(aws.dynamodb, name, KEY, pitr=True)
-    aws.server.control("set", restore_lag_seconds=1)
     bucket = aws.name("nowhere")
     error = refusal(configured(tmp_path, name, f"{{method: export, bucket: {bucket}}}"))
     assert bucket in str(error)
@@ -99,7 +98,6 @@ def test_a_missing_permission_is_named(
     without_margin(monkeypatch)
     name = own_aws.name("events")
     create_table(own_aws.dynamodb, name, KEY, pitr=True)
-    own_aws.server.control("set", restore_lag_seconds=1)
     base = f"{{method: export, bucket: {own_aws.bucket()}}}" if action in EXPORT_ACTIONS else "{}"
     config = configured(tmp_path, name, base.replace("{}", "{method: scan, segments: 1}"))
     own_aws.server.control("set", denied=[action])
@@ -156,7 +154,6 @@ def exported(own_aws: Any, tmp_path: Path) -> tuple[Any, Config, str, str]:
     name, bucket = own_aws.name("events"), own_aws.bucket()
     create_table(own_aws.dynamodb, name, KEY, pitr=True)
     churn(own_aws.dynamodb, name, 600, 300, seed=1)
-    own_aws.server.control("set", restore_lag_seconds=1)
     own_aws.server.control("advance", seconds=120)
     arn = own_aws.dynamodb.export_table_to_point_in_time(
         TableArn=own_aws.arn(name), S3Bucket=bucket
@@ -287,7 +284,6 @@ def test_a_failed_export_says_why_and_the_next_call_requests_another(
     name = own_aws.name("events")
     create_table(own_aws.dynamodb, name, KEY, pitr=True)
     churn(own_aws.dynamodb, name, 50, 20, seed=1)
-    own_aws.server.control("set", restore_lag_seconds=1)
     config = configured(tmp_path, name, f"{{method: export, bucket: {own_aws.bucket()}}}")
     own_aws.server.control(
         "fault", operation="Export", code="S3AccessDenied", message="put refused"
@@ -309,7 +305,6 @@ def test_an_adopted_export_older_than_the_stream_is_refused(
     name, bucket = own_aws.name("events"), own_aws.bucket()
     create_table(own_aws.dynamodb, name, KEY, pitr=True)
     churn(own_aws.dynamodb, name, 50, 20, seed=1)
-    own_aws.server.control("set", restore_lag_seconds=1)
     arn = own_aws.dynamodb.export_table_to_point_in_time(
         TableArn=own_aws.arn(name), S3Bucket=bucket
     )["ExportDescription"]["ExportArn"]

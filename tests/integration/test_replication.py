@@ -79,7 +79,6 @@ def test_a_table_scanned_and_drained_while_it_is_written_ends_equal(
 def test_a_table_exported_and_drained_while_it_is_written_ends_equal(
     aws: Any, tmp_path: Path
 ) -> None:
-    aws.server.control("set", restore_lag_seconds=1)
     config, name = _busy_table(aws, tmp_path, f"{{method: export, bucket: {aws.bucket()}}}")
     _replicate_while_written(config, aws, name)
     assert_equal(config, aws.dynamodb, name, "events")
