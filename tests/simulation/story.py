@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 from tailrace.engine import Engine
@@ -199,7 +200,7 @@ class Story:
         return self._judged(self.world.process(name + (" anew" if restart else ""), run))
 
     def _drain(self, name: str = "drain") -> Any:
-        known = len(self.world.store.passes)
+        known = self._proven_since()
         found = self._judged(self.world.process(name, lambda engine: engine.drain_table(MODEL)))
         if isinstance(found, DrainResult):
             self._drained_at = self.world.clock.seconds()
@@ -232,13 +233,21 @@ class Story:
             raise Violation(f"An error nobody expects: {found!r}") from found
         return found
 
-    def _judge_gap(self, gap: Gap, known: int) -> None:
+    def _proven_since(self) -> datetime:
+        """From when on nothing is proven, by the ledger as it is now."""
+        store = self.world.store
+        began = [each.began_at for each in store.passes if each.complete]
+        for epoch in list(store.newest().values())[-1:]:
+            taken = epoch.detail.get("export_time")
+            adopted = [datetime.fromisoformat(taken)] if taken else []
+            began.append(min([epoch.opened_at, *adopted]))
+        return max(began, default=self.world.clock_time())
+
+    def _judge_gap(self, gap: Gap, known: datetime) -> None:
         """A gap is called only where the stream may have lost something, as far as a run could
-        know that started when `known` passes were in the ledger."""
+        know that found everything proven until `known` when it started."""
         world = self.world
-        began = [each.began_at for each in world.store.passes[:known] if each.complete]
-        opened = list(world.store.newest().values())[-1].opened_at
-        silent = (world.clock_time() - max([*began, opened])).total_seconds() / HOUR
+        silent = (world.clock_time() - known).total_seconds() / HOUR
         oldest = world.clock.now() - 19 * 3_600_000_000
         arn = self._arn()
         unread = any(

@@ -408,7 +408,8 @@ class World:
         self.happen(operation)
         self._alive(process)
         fault = self._fault(operation)
-        if fault in ("closed", "timeout"):
+        reads = operation != "ExportTableToPointInTime"  # which nothing is lost with
+        if fault in ("closed", "timeout") or (fault == "lost" and reads):
             self._break(fault, request.url)
         status, content, kind = self._answer(operation, request, fault)
         date = formatdate(int(self.clock.seconds()), usegmt=True)
@@ -499,7 +500,8 @@ class World:
 
     def _late_listing(self, answer: bytes) -> bytes:
         """A listing that lags: a child not there yet, a closed parent that still reads as open.
-        All its pages lag alike."""
+        All its pages lag alike, and both halves of a split appear at once: of a half that is not
+        listed no reader could know."""
         lag = int(self.weather.listing_lag_seconds * 1_000_000)
         if not lag or self.quiet or self.table.stream is None:
             return answer
@@ -507,8 +509,9 @@ class World:
         listed: list[dict[str, Any]] = []
         for each in body["StreamDescription"]["Shards"]:
             shard = self.table.stream.shards[each["ShardId"]]
-            if shard.id not in self._hidden:
-                self._hidden[shard.id] = shard.created + int(self.random.random() * lag)
+            family = shard.parent or shard.id
+            if family not in self._hidden:
+                self._hidden[family] = shard.created + int(self.random.random() * lag)
             if self._unlisted(shard):
                 continue
             if shard.closed_at and self._listed_at < shard.closed_at + lag // 2:
@@ -522,7 +525,7 @@ class World:
         stream = self.table.stream
         if shard is None or shard.parent is None or stream is None:
             return False
-        late = self._listed_at < self._hidden.get(shard.id, 0)
+        late = self._listed_at < self._hidden.get(shard.parent, 0)
         return late or self._unlisted(stream.shards.get(shard.parent))
 
     def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
