@@ -325,8 +325,8 @@ def _taken_apart(instance: Any, record: Any) -> dict[str, Any]:
 
 
 def _cpu(world: _World) -> dict[str, float]:
-    """CPU seconds so far of `dagster dev` and all below it, by role. A run's process is a child
-    of the code server, which inherits its time when it ends."""
+    """CPU seconds so far of `dagster dev` and all below it, by role. The time of a process that
+    has ended is its parent's: a run's is the fork server's, or the code server's."""
     spent: dict[str, float] = {}
     mark = f"DAGSTER_HOME={world.folder / 'dagster'}".encode()
     for process in Path("/proc").iterdir():
@@ -342,19 +342,21 @@ def _cpu(world: _World) -> dict[str, float]:
             )
             role = _role(command)
             spent[role] = spent.get(role, 0.0) + own
-            if role == "code server, its ticks":
-                spent["runs"] = spent.get("runs", 0.0) + ended
+            heir = "runs" if role == "code server, its ticks" else role
+            spent[heir] = spent.get(heir, 0.0) + ended
     return spent
 
 
 def _role(command: str) -> str:
+    if "multiprocessing" in command or "execute_run" in command:
+        return "runs"
     if "dagster._daemon" in command:
         return "daemon"
     if "dagster_webserver" in command:
         return "webserver"
     if "api grpc" in command:
         return "code server, its ticks"
-    return "runs" if "multiprocessing" in command or "execute_run" in command else "dagster dev"
+    return "dagster dev"
 
 
 # ------------------------------------------------------------------------------------ the pieces
