@@ -168,7 +168,7 @@ class World:
         self._faults: dict[str, tuple[str, int]] = {}
         self._empties: dict[tuple[int, str], int] = {}
         self._hidden: dict[str, int] = {}
-        self._listed_at = 0
+        self._listings: dict[int, int] = {}
         self._stack = ExitStack()
 
     # ------------------------------------------------------------------------- coming and going
@@ -480,7 +480,7 @@ class World:
         answer = self.dynamo.answer(operation, REGION, body)
         if operation == "DescribeStream":
             if "ExclusiveStartShardId" not in body:
-                self._listed_at = self.clock.now()
+                self._listings[len(self.processes)] = self.clock.now()
             answer = self._late_listing(answer)
         return answer
 
@@ -514,18 +514,22 @@ class World:
                 self._hidden[family] = shard.created + int(self.random.random() * lag)
             if self._unlisted(shard):
                 continue
-            if shard.closed_at and self._listed_at < shard.closed_at + lag // 2:
+            if shard.closed_at and self._listing() < shard.closed_at + lag // 2:
                 each["SequenceNumberRange"].pop("EndingSequenceNumber", None)
             listed.append(each)
         body["StreamDescription"]["Shards"] = listed
         return msgspec.json.encode(body)
+
+    def _listing(self) -> int:
+        """When the listing began whose pages the running process reads."""
+        return self._listings.get(len(self.processes), 0)
 
     def _unlisted(self, shard: Shard | None) -> bool:
         """A child that no listing shows yet; nor its own children, then."""
         stream = self.table.stream
         if shard is None or shard.parent is None or stream is None:
             return False
-        late = self._listed_at < self._hidden.get(shard.parent, 0)
+        late = self._listing() < self._hidden.get(shard.parent, 0)
         return late or self._unlisted(stream.shards.get(shard.parent))
 
     def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
