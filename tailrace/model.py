@@ -11,6 +11,12 @@ OPEN = "open"
 BASE_COMPLETE = "base_complete"
 LIVE = "live"
 
+# The member of a stream record whose image was looked up, because its stream carries none.
+LOOKED_UP = "lookedUp"
+
+FULL = "full"
+INCREMENTAL = "incremental"
+
 
 @dataclass(frozen=True)
 class KeyAttribute:
@@ -37,8 +43,9 @@ class TableDescription:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A base plus the stream that overlaps it. `state` is open, base_complete or live;
-    `detail` is the base's own plan (frozen segment count, export ARN, export time)."""
+    """A base plus the stream that overlaps it. `kind` is full, or incremental: the changes of a
+    time, on top of the epochs before it. `state` is open, base_complete or live; `detail` is the
+    base's own plan (frozen segment count, export ARN, export time or windows)."""
 
     number: int
     kind: str
@@ -61,11 +68,12 @@ class Shard:
 
 
 class Shape(Enum):
-    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of an
-    export's data file, or records as DynamoDB Streams returns them."""
+    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of a
+    full or an incremental export's data file, or records as DynamoDB Streams returns them."""
 
     ITEMS = "items"
     EXPORT_LINES = "export_lines"
+    INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
 
 
@@ -95,6 +103,15 @@ class RecordPage:
 
 
 @dataclass(frozen=True)
+class Window:
+    """What an incremental export covers: changes from `begin` on and before `end`, both whole
+    seconds, 15 minutes to 24 hours apart."""
+
+    begin: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
 class ExportState:
     """What DescribeExport says. `manifest_key` is set once the export is COMPLETED."""
 
@@ -118,13 +135,15 @@ class ExportFile:
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """An export as its two manifests describe it. `export_time` is the state's instant."""
+    """An export as its two manifests describe it. `export_time` is the instant of a full one's
+    state, `window` what an incremental one covers."""
 
     bucket: str
     table_id: str | None
     export_time: datetime | None
     item_count: int
     files: tuple[ExportFile, ...]
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -140,10 +159,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a part has been committed. `at` is None where nothing has been read yet."""
+    """How far a part has been committed. `at` is None where nothing has been read yet, `newest`
+    the time of the last change of it."""
 
     at: str | None = None
     finished: bool = False
+    newest: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +197,17 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """Changes made between `since` and `until` that the ledger cannot prove to be in the log,
+    with the reason in words. Times are AWS's."""
+
+    since: datetime
+    until: datetime
+    found_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
 class Staged:
     """Files that wait for a commit, all of one shape. `read_at` is when base rows were read."""
 
@@ -190,7 +222,7 @@ class Commit:
     """Everything that becomes true at once. It succeeds only while `epoch` is still the table's
     newest and every part still stands at its `position_from`; base rows, a new `state`
     (base_complete, live) and a new `detail` also need the epoch to have the state and the detail
-    it has here."""
+    it has here, and a `gap` that no later one is known."""
 
     epoch: Epoch
     parts: tuple[PartProgress, ...] = ()
@@ -199,13 +231,14 @@ class Commit:
     at: datetime | None = None
     pass_record: PassRecord | None = None
     detail: dict[str, Any] | None = None
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True)
 class Head:
     """Where a table's ledger stands: its last batch, its description when the newest epoch was
-    opened, its epochs by number, every part's position, its last pass, and the last complete one,
-    from whose begin on nothing is proven."""
+    opened, its epochs by number, every part's position (of the streams, all shards ever seen), its
+    last pass, the last complete one, and every gap ever found, in the order of their times."""
 
     batch: int = 0
     table: TableDescription | None = None
@@ -213,6 +246,7 @@ class Head:
     positions: dict[Part, Position] = field(default_factory=dict)
     last_pass: PassRecord | None = None
     last_proof: PassRecord | None = None
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def epoch(self) -> Epoch | None:
@@ -256,8 +290,9 @@ class BaseResult:
 
 @dataclass(frozen=True)
 class DrainResult:
-    """What one bounded pass over a table's stream did. `reached_tip`: every readable shard was
-    read to its tip or end. `lag_seconds`: age of the proof, by AWS's clock. `calls` to AWS."""
+    """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
+    tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
+    age of the proof, by AWS's clock. `calls` to AWS."""
 
     model: str
     epoch: int | None
@@ -267,7 +302,9 @@ class DrainResult:
     shards_read: int = 0
     shards_open: int = 0
     reached_tip: bool = False
+    ended: bool = False
     went_live: bool = False
+    gaps: tuple[Gap, ...] = ()
     newest_change: datetime | None = None
     lag_seconds: float | None = None
     seconds: float = 0.0
@@ -276,8 +313,9 @@ class DrainResult:
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live;
-    `rows` is the log's row count; `lag_seconds` the age of the last complete pass."""
+    """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
+    of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
+    in the log, except in `gaps`; `lag_seconds` is its age."""
 
     model: str
     table_name: str
@@ -290,3 +328,5 @@ class TableStatus:
     shards_open: int
     base_parts_done: int
     base_parts_total: int
+    proven_until: datetime | None = None
+    gaps: tuple[Gap, ...] = ()

@@ -18,6 +18,7 @@ from tailrace.model import (
     ScanPage,
     Shard,
     TableDescription,
+    Window,
 )
 
 
@@ -57,6 +58,10 @@ class Export(Protocol):
 
     def request(self, table: TableDescription, at: datetime, token: str) -> str: ...
 
+    def request_changes(
+        self, table: TableDescription, window: Window, token: str, *, old_images: bool
+    ) -> str: ...
+
     def state(self, arn: str) -> ExportState: ...
 
     def failed(self, state: ExportState) -> TailraceError: ...
@@ -69,9 +74,12 @@ class Export(Protocol):
 class Stream(Protocol):
     """A source of changes: tailrace.sources.streams.DynamoDbStream."""
 
-    calls: int
+    @property
+    def calls(self) -> int: ...
 
     def shards(self, stream_arn: str) -> list[Shard]: ...
+
+    def children(self, stream_arn: str, shard: str) -> list[Shard]: ...
 
     def iterator(self, stream_arn: str, shard: str, after: str | None) -> str: ...
 
