@@ -15,7 +15,7 @@ DEFAULT_OWNERS = "team:data"
 DRAIN_POOL = "drain"
 MERGE_POOL = "merge"
 
-FRESHNESS = "freshness"
+FRESHNESS, COVERAGE = "freshness", "coverage"
 
 
 def base_key(model: str) -> dg.AssetKey:
@@ -38,9 +38,9 @@ def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
     return tuple(dg.AssetKey([model, node]) for node in dbt_nodes(model))
 
 
-def freshness_key(model: str) -> dg.AssetCheckKey:
-    """The check on `<model>/changes`."""
-    return dg.AssetCheckKey(changes_key(model), FRESHNESS)
+def check_keys(model: str) -> tuple[dg.AssetCheckKey, ...]:
+    """The checks on `<model>/changes` that each minute's run makes."""
+    return tuple(dg.AssetCheckKey(changes_key(model), name) for name in (COVERAGE, FRESHNESS))
 
 
 def base_pool(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -207,6 +208,15 @@ class Gap:
     reason: str
 
 
+def gap_text(gaps: Sequence[Gap]) -> str:
+    """What is missing since when, and why, in a sentence or two; empty without gaps."""
+    return "; ".join(
+        f"changes made from {gap.since:%Y-%m-%d %H:%M:%S} to {gap.until:%Y-%m-%d %H:%M:%S} UTC may"
+        f" be missing: {gap.reason}"
+        for gap in gaps
+    )
+
+
 @dataclass(frozen=True)
 class Staged:
     """Files that wait for a commit, all of one shape. `read_at` is when base rows were read."""
@@ -315,7 +325,8 @@ class DrainResult:
 class TableStatus:
     """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
     of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
-    in the log, except in `gaps`; `lag_seconds` is its age."""
+    in the log, except in `gaps`; `lag_seconds` is its age. `idle_reads_a_day` are the GetRecords
+    calls to a stream without changes."""
 
     model: str
     table_name: str
@@ -330,3 +341,4 @@ class TableStatus:
     base_parts_total: int
     proven_until: datetime | None = None
     gaps: tuple[Gap, ...] = ()
+    idle_reads_a_day: int = 0

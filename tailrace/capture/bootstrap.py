@@ -59,6 +59,7 @@ SCAN_THREADS_MAX = 32
 
 # AWS tells its time in whole seconds: it may be a second later than `now`.
 CLOCK_SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
@@ -151,7 +152,9 @@ def _open(
     kind: str = FULL,
 ) -> Epoch:
     head = run.log.head(run.model)
-    now = run.clock.aws_now()
+    # What two processes know of AWS's time differs by up to a second; an epoch is younger than
+    # the gaps that were found before it.
+    now = max([run.clock.aws_now(), *(gap.found_at + MICROSECOND for gap in head.gaps)])
     epoch = Epoch(
         number=(head.epoch.number if head.epoch else 0) + 1,
         kind=kind,

@@ -19,7 +19,7 @@ from pathlib import Path
 from tailrace.capture import coverage
 from tailrace.capture.ports import Clock, Log, Stream
 from tailrace.capture.retry import retried
-from tailrace.capture.shards import childless, readable
+from tailrace.capture.shards import childless, readable, unrelated
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import IteratorExpired, SourceMissing, Trimmed
@@ -133,7 +133,7 @@ def drain(
     began_at = clock.aws_now()
     held = _held(stream, clock, head, epoch, shards)
     head = _account(log, model, head, epoch, shards, held, began_at)
-    shards = [shard for shard in shards if shard.id not in held and shard.parent not in held]
+    shards = unrelated(shards, held)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
     run = _Pass(
         log=log,
@@ -209,6 +209,14 @@ def due(log: Log, stream: Stream, clock: Clock, model: str, freshness_seconds: f
         if stream.read(iterator, shard.id, 1).count:
             return f"new records in shard {shard.id}"
     return ""
+
+
+def idle_reads_a_day(shards: int, freshness_seconds: float) -> int:
+    """The GetRecords calls a day of a stream on which nothing happens: passes that prove it, and
+    where there are few shards a look into each of them every minute."""
+    passes = 86_400 / freshness_seconds
+    looks = 1_440 if shards <= SHARDS_POLLED else 0
+    return round(shards * (passes * EMPTY_PAGES_AT_TIP + looks))
 
 
 def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | None) -> list[Gap]:
@@ -306,8 +314,8 @@ def _lose(
         return
     assert head.epoch is not None
     gap = coverage.broken(head, clock.aws_now(), reason, [newest])
-    if until is not None:
-        gap = replace(gap, until=max(gap.since, min(gap.until, until)))
+    if until is not None and gap.since < until < gap.until:
+        gap = replace(gap, until=until)
     log.commit(model, Commit(head.epoch, gap=gap))
 
 

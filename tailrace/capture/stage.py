@@ -54,6 +54,7 @@ class Stage:
         self._on_commit = on_commit
         self._lock = threading.RLock()
         self._pending: dict[Part, PartProgress] = {}
+        self._seen: set[Part] = set()
         self._read_at: datetime | None = None
         self._flushed_at = clock.monotonic()
         self._path.write_bytes(b"")
@@ -75,6 +76,7 @@ class Stage:
         """Has the ledger know a part from the next commit on, whether it moves or not."""
         with self._lock:
             if part not in self._committed:
+                self._seen.add(part)
                 self._pending.setdefault(part, PartProgress(part, None, None, False, 0, 0))
 
     def add(
@@ -145,7 +147,7 @@ class Stage:
                 if each.rows
                 or each.finished
                 or each.position_to != each.position_from
-                or each.part not in self._committed
+                or each.part in self._seen
             )
             if not moved and state is None and pass_record is None:
                 return
@@ -160,6 +162,7 @@ class Stage:
                 newest = each.newest or self._committed.get(each.part, Position()).newest
                 self._committed[each.part] = Position(each.position_to, each.finished, newest)
             self._pending = {}
+            self._seen = set()
             self._read_at = None
             self._path.write_bytes(b"")
             self._flushed_at = self._clock.monotonic()

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from tailrace.cli import OnProgress, Parts, app
 from tailrace.config import Config, load_config
 from tailrace.console import Reporter, duration
-from tailrace.errors import ConfigError, Gap, Terminal
+from tailrace.errors import ConfigError, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
 from tailrace.transform.generate import CREATED, EDITED, UNCHANGED, UPDATED, Written
@@ -217,7 +217,7 @@ def test_a_failed_base_exits_1_with_message_and_remedy_and_no_trace(folder: Path
 def test_a_failed_pass_exits_1_after_the_other_tables_were_done(folder: Path) -> None:
     (folder / "tailrace.yaml").write_text("tables: [{name: Orders}, {name: customers}]")
     parts = FakeParts(has_base=True)
-    parts.pass_fails = {"orders": Gap("Records were lost.", "Repair it."), "customers": None}
+    parts.pass_fails = {"orders": Terminal("Records were lost.", "Repair it."), "customers": None}
     result = run("sync", parts=parts)
     assert result.exit_code == 1
     assert parts.built == ["customers"]
@@ -244,7 +244,7 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
         import tailrace.sync
         from tests.unit.test_cli import FakeEngine, FakeParts
         from tailrace.cli import app
-        from tailrace.errors import ConfigError, Gap, Terminal
+        from tailrace.errors import ConfigError, Terminal
 
         tailrace.sync.Pace.__init__.__defaults__ = (0.1, 1.0, time.sleep)
         tailrace.sync.STOP_SECONDS = 0.1
