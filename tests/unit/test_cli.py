@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tailrace.config import Config, load_config
 from tailrace.console import Reporter, duration
 from tailrace.errors import ConfigError, Terminal
 from tailrace.lake.attach import connect
-from tailrace.model import BaseProgress, BaseResult, DrainResult, TableStatus
+from tailrace.model import BaseProgress, BaseResult, DrainResult, Gap, TableStatus
 from tailrace.transform.generate import CREATED, EDITED, UNCHANGED, UPDATED, Written
 
 STATUS = TableStatus(
@@ -40,6 +41,16 @@ STATUS = TableStatus(
     shards_open=4,
     base_parts_done=8,
     base_parts_total=8,
+    proven_until=datetime(2026, 11, 23, 12, tzinfo=UTC),
+    idle_reads_a_day=9216,
+)
+
+
+GAP = Gap(
+    datetime(2026, 11, 20, 12, tzinfo=UTC),
+    datetime(2026, 11, 21, 12, tzinfo=UTC),
+    datetime(2026, 11, 22, 12, tzinfo=UTC),
+    "an outage",
 )
 
 
@@ -59,13 +70,18 @@ class FakeEngine:
                 self.progress(BaseProgress(model, items, items * 100, 1, 8, 20_000, 4e3, 3.0))
         return BaseResult(model, 1, "scan", "base_complete", 20_000, 2_000_000, 8, 5.0)
 
+    def repair(self, model: str) -> BaseResult | None:
+        if not self.parts.gaps:
+            return None
+        return BaseResult(model, 2, "export", "base_complete", 12, 1_000, 1, 5.0)
+
     def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
         done = DrainResult("orders", 1, "live", rows=345, reached_tip=True)
         return {model: self.parts.pass_fails.get(model) or done for model in models}
 
     def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
         state = (
-            STATUS
+            replace(STATUS, gaps=self.parts.gaps)
             if self.parts.has_base
             else TableStatus("orders", "Orders", None, "none", 0, 0, None, None, 0, 0, 0)
         )
@@ -85,6 +101,7 @@ class FakeParts(Parts):
         self.built: list[str] = []
         self.bases: list[tuple[str, bool]] = []
         self.files: list[Written] = []
+        self.gaps: tuple[Gap, ...] = ()
 
     @contextlib.contextmanager
     def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
@@ -283,6 +300,20 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
     assert time.monotonic() - began < 30
 
 
+# --------------------------------------------------------------------------------------- repair
+
+
+def test_repair_closes_a_gap_and_says_what_comes_next(folder: Path) -> None:
+    result = run("repair", "orders", parts=torn())
+    assert result.exit_code == 0
+    assert "epoch 2, by export, base_complete: 12 items in 5 s. `tailrace sync`" in result.stderr
+
+
+def test_repair_without_a_gap_does_nothing(folder: Path) -> None:
+    result = run("repair", "orders", parts=FakeParts(has_base=True))
+    assert (result.exit_code, result.stderr) == (0, "orders: there is no gap to repair.\n")
+
+
 # --------------------------------------------------------------------------------------- status
 
 
@@ -300,16 +331,25 @@ def test_status_without_a_warehouse_shows_every_table_as_untouched(folder: Path)
             "base_parts_done": 0,
             "base_parts_total": 0,
             "last_pass_at": None,
+            "proven_until": None,
             "lag_seconds": None,
             "shards_open": 0,
+            "idle_reads_a_day": 0,
+            "gaps": [],
         }
     ]
     assert "There is no warehouse yet" in result.stderr
     assert not (folder / "warehouse").exists()
 
 
+def torn() -> FakeParts:
+    parts = FakeParts(has_base=True)
+    parts.gaps = (GAP,)
+    return parts
+
+
 def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
-    result = run("status", "--format", "json", parts=FakeParts(has_base=True))
+    result = run("status", "--format", "json", parts=torn())
     assert json.loads(result.stdout) == [
         {
             "table": "Orders",
@@ -321,8 +361,17 @@ def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
             "base_parts_done": 8,
             "base_parts_total": 8,
             "last_pass_at": "2026-11-23T12:00:05+00:00",
+            "proven_until": "2026-11-23T12:00:00+00:00",
             "lag_seconds": 12.5,
             "shards_open": 4,
+            "idle_reads_a_day": 9216,
+            "gaps": [
+                {
+                    "since": "2026-11-20T12:00:00+00:00",
+                    "until": "2026-11-21T12:00:00+00:00",
+                    "reason": "an outage",
+                }
+            ],
         }
     ]
 
@@ -331,6 +380,12 @@ def test_status_as_a_table_is_not_cut_in_a_pipe(warehouse: Path) -> None:
     result = run("status", parts=FakeParts(has_base=True))
     for word in ("Orders", "orders", "live", "8/8", "20,345", "2026-11-23 12:00:05Z", "12 s"):
         assert word in result.stdout
+
+
+def test_status_shows_a_gap_and_how_to_repair_it(warehouse: Path) -> None:
+    result = run("status", parts=torn())
+    assert "may be missing: an outage. Repair: tailrace repair orders" in result.stdout
+    assert "$0.06/month" in result.stdout
 
 
 @pytest.mark.parametrize(
