@@ -428,7 +428,7 @@ def _windowed(run: Bootstrap, epoch: Epoch) -> Epoch:
     head = run.log.head(run.model)
     begin = datetime.fromisoformat(epoch.detail["begin"])
     end = _whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))
-    cut = [(each.begin.isoformat(), each.end.isoformat()) for each in windows(begin, end)]
+    cut = [[each.begin.isoformat(), each.end.isoformat()] for each in windows(begin, end)]
     return _noted(run, epoch, windows=cut, exports={})
 
 

@@ -138,7 +138,8 @@ class MemoryLog:
         if commit.state is not None:
             assert commit.at is not None
             detail = commit.epoch.detail if commit.detail is None else commit.detail
-            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at, detail=detail)
+            kept = msgspec.json.decode(msgspec.json.encode(detail))  # the ledger holds JSON
+            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at, detail=kept)
             store.epochs.append((batch, noted))
             if commit.state == "live":
                 store.live.setdefault(commit.epoch.number, batch)
