@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tailrace.capture import bootstrap, coverage, drain
+from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ScanBase, Table
 from tailrace.errors import ConfigError, SourceMissing
@@ -33,6 +34,7 @@ from tailrace.model import (
     Part,
     PartProgress,
     PassRecord,
+    Shard,
     TableDescription,
     TableStatus,
 )
@@ -170,7 +172,8 @@ class Engine:
             if not unfinished or in_vain:
                 if by_changes:
                     old_images = table.view_type == "NEW_AND_OLD_IMAGES"
-                    bootstrap.open_incremental_epoch(run, table, since, old_images)
+                    shards = self._shards(table)
+                    bootstrap.open_incremental_epoch(run, table, since, old_images, shards)
                 else:
                     self._open_epoch(run, config, table)
             return self._read_base(run, config, table)
@@ -225,11 +228,17 @@ class Engine:
             )
 
     def _open_epoch(self, run: bootstrap.Bootstrap, config: Table, table: TableDescription) -> None:
-        if isinstance(config.base, ScanBase):
-            bootstrap.open_scan_epoch(run, table, config.base.segments, config.base.consistent)
+        shards, base = self._shards(table), config.base
+        if isinstance(base, ScanBase):
+            bootstrap.open_scan_epoch(run, table, base.segments, base.consistent, shards)
         else:
-            export = TableExport(self._aws, config.name, config.base)
-            bootstrap.open_export_epoch(run, table, export)
+            export = TableExport(self._aws, config.name, base)
+            bootstrap.open_export_epoch(run, table, export, shards)
+
+    def _shards(self, table: TableDescription) -> list[Shard]:
+        arn = table.stream_arn
+        assert arn is not None
+        return retried(lambda: DynamoDbStream(self._aws).shards(arn), self._clock)
 
     def drain(
         self, models: Sequence[str], *, thrifty: bool = False

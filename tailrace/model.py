@@ -161,11 +161,13 @@ class Part:
 @dataclass(frozen=True)
 class Position:
     """How far a part has been committed. `at` is None where nothing has been read yet, `newest`
-    the time of the last change of it."""
+    the time of the last change of it, `epoch` the last one in which it was seen to move, or for
+    the first time."""
 
     at: str | None = None
     finished: bool = False
     newest: datetime | None = None
+    epoch: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import itertools
 import math
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -27,6 +27,7 @@ from tailrace.capture.coverage import IN_TIME, begins_at
 from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
+from tailrace.capture.shards import part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import RESTORE_OR_RESTART, CorruptExport, Retryable, Terminal
@@ -47,6 +48,7 @@ from tailrace.model import (
     PartProgress,
     Position,
     Shape,
+    Shard,
     Staged,
     TableDescription,
     Window,
@@ -94,29 +96,41 @@ class Bootstrap:
 
 
 def open_scan_epoch(
-    run: Bootstrap, table: TableDescription, segments: int, consistent: bool
+    run: Bootstrap,
+    table: TableDescription,
+    segments: int,
+    consistent: bool,
+    shards: Sequence[Shard] = (),
 ) -> Epoch:
-    """Opens an epoch whose base is a scan. The segment count is frozen here: a key to go on from
-    is valid only in its own segment of its own total."""
-    return _open(run, table, "scan", {"segments": segments, "consistent": consistent})
+    """Opens an epoch whose base is a scan; `shards` are those of its stream. The segment count is
+    frozen here: a key to go on from is valid only in its own segment of its own total."""
+    detail = {"segments": segments, "consistent": consistent}
+    return _open(run, table, "scan", detail, shards)
 
 
-def open_export_epoch(run: Bootstrap, table: TableDescription, export: Export) -> Epoch:
-    """Opens an epoch whose base is an export.
+def open_export_epoch(
+    run: Bootstrap, table: TableDescription, export: Export, shards: Sequence[Shard] = ()
+) -> Epoch:
+    """Opens an epoch whose base is an export; `shards` are those of its stream.
 
     Raises Terminal, and opens nothing, where point-in-time recovery is off."""
     export.latest_time()
     detail = {"adopted": export.adopted, "export_arn": export.adopted}
-    return _open(run, table, "export", detail)
+    return _open(run, table, "export", detail, shards)
 
 
 def open_incremental_epoch(
-    run: Bootstrap, table: TableDescription, since: datetime, old_images: bool
+    run: Bootstrap,
+    table: TableDescription,
+    since: datetime,
+    old_images: bool,
+    shards: Sequence[Shard] = (),
 ) -> Epoch:
-    """Opens an epoch whose base is what changed since a margin before `since`."""
+    """Opens an epoch whose base is what changed since a margin before `since`; `shards` are those
+    of its stream."""
     begin = repair_begin(since)
     detail = {"begin": begin.isoformat(), "old_images": old_images}
-    return _open(run, table, "export", detail, INCREMENTAL)
+    return _open(run, table, "export", detail, shards, INCREMENTAL)
 
 
 def repair_begin(since: datetime) -> datetime:
@@ -133,7 +147,7 @@ def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     oldest record: from when it was enabled (its ARN ends in that time), but at most 24 hours
     back; with a margin on either side.
     """
-    if any(part.origin == stream_arn for part in head.positions):
+    if any(epoch.stream_arn == stream_arn for epoch in head.epochs[:-1]):
         return now + CLOCK_SECOND
     enabled = begins_at(stream_arn)
     return now if enabled is None else min(now, max(now - IN_TIME, enabled))
@@ -149,6 +163,7 @@ def _open(
     table: TableDescription,
     method: str,
     detail: dict[str, Any],
+    shards: Sequence[Shard],
     kind: str = FULL,
 ) -> Epoch:
     head = run.log.head(run.model)
@@ -166,7 +181,12 @@ def _open(
         changed_at=now,
         detail=detail,
     )
-    run.log.open_epoch(run.model, table, epoch)
+    # What a shard that is closed already may lose is older than the base.
+    seen = {
+        part_of(epoch.stream_arn, each.id): epoch.number - 1 if each.closed else epoch.number
+        for each in shards
+    }
+    run.log.open_epoch(run.model, table, epoch, seen)
     return epoch
 
 

@@ -78,8 +78,8 @@ def lost_shards(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[Pa
 
 
 def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[str]:
-    """Parents of new shards that are neither listed nor known. On the first listing of a stream
-    they are older than the epoch; later, a whole generation was born and expired unseen."""
+    """Parents of new shards that are neither listed nor known: a whole generation was born and
+    expired unseen. (The shards that a stream had when its epoch was opened are known.)"""
     known = {part.id for part in head.positions if part.origin == stream_arn}
     listed = {shard.id for shard in shards}
     if not known:
@@ -93,13 +93,14 @@ def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list
     )
 
 
-def is_accounted(head: Head) -> bool:
-    """True where what the stream has lost follows from a stored gap, or is older than the base
-    that will be seen: no pass was complete since."""
+def is_older_than_base(head: Head, part: Part) -> bool:
+    """True where what a shard has lost was lost before the base that will be seen: it was known
+    before that, and nothing was proven since."""
     assert head.epoch is not None
     begun = base_at(head.live or head.epoch)
     proof = head.last_proof
-    return proof is None or proof.began_at < begun or is_noted(head)
+    unproven = proof is None or proof.began_at < begun
+    return unproven and head.positions[part].epoch < head.epoch.number
 
 
 def is_noted(head: Head) -> bool:

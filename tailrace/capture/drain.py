@@ -19,7 +19,7 @@ from pathlib import Path
 from tailrace.capture import coverage
 from tailrace.capture.ports import Clock, Log, Stream
 from tailrace.capture.retry import retried
-from tailrace.capture.shards import childless, readable, unrelated
+from tailrace.capture.shards import childless, part_of, readable, unrelated
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import IteratorExpired, SourceMissing, Trimmed
@@ -39,8 +39,6 @@ from tailrace.model import (
     Shard,
     TableDescription,
 )
-
-SOURCE = "dynamodb_streams"
 
 # GetRecords allows 5 calls a second a shard.
 READ_INTERVAL_SECONDS = 0.2
@@ -204,7 +202,7 @@ def due(log: Log, stream: Stream, clock: Clock, model: str, freshness_seconds: f
             return f"shard {shard.id} was closed"
         if shard.id in silent:
             continue
-        after = head.positions.get(_part(epoch.stream_arn, shard.id), Position()).at
+        after = head.positions.get(part_of(epoch.stream_arn, shard.id), Position()).at
         iterator = stream.iterator(epoch.stream_arn, shard.id, after)
         if stream.read(iterator, shard.id, 1).count:
             return f"new records in shard {shard.id}"
@@ -264,10 +262,11 @@ def _account(
         if parent not in held
     ]
     gap = coverage.outage(head, now)
-    if gap is None and not coverage.is_accounted(head):
-        if lost:
-            reason = f"shard {lost[0].id} vanished before it was read to its end"
-            gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in lost])
+    missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
+    if gap is None and not coverage.is_noted(head):
+        if missed:
+            reason = f"shard {missed[0].id} vanished before it was read to its end"
+            gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in missed])
         elif parents:
             reason = f"shard {parents[0]} came and went unseen between two passes"
             gap = coverage.broken(head, now, reason)
@@ -372,7 +371,7 @@ def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
     """Reads lineage by lineage, all of them at once; returns all shards that were listed."""
     arn = run.epoch.stream_arn
     _see(run, shards)
-    finished = {each.id for each in shards if run.stage.position(_part(arn, each.id)).finished}
+    finished = {each.id for each in shards if run.stage.position(part_of(arn, each.id)).finished}
     listings = 1
     running: dict[Future[_End], str] = {}
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
@@ -404,7 +403,7 @@ def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
 
 def _see(run: _Pass, shards: Iterable[Shard]) -> None:
     for shard in shards:
-        run.stage.see(_part(run.epoch.stream_arn, shard.id))
+        run.stage.see(part_of(run.epoch.stream_arn, shard.id))
 
 
 def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[Shard]:
@@ -434,7 +433,7 @@ def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[S
 
 def _read_shard(run: _Pass, shard: Shard) -> _End:
     try:
-        return _read_on(run, shard, _part(run.epoch.stream_arn, shard.id))
+        return _read_on(run, shard, part_of(run.epoch.stream_arn, shard.id))
     except SourceMissing:  # it vanished since it was listed: the next pass accounts for it
         return _End.STOPPED
 
@@ -494,14 +493,14 @@ def _lose_records(run: _Pass, part: Part, position: Position) -> None:
     """Stores the gap of a shard's expired records, before anything behind it can be committed."""
     with run.lock:
         head = run.log.head(run.model)
-        if not coverage.is_accounted(head):
+        if not coverage.is_older_than_base(head, part):
             reason = f"records of shard {part.id} expired before they were read"
             _lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
 
 
 def _record(run: _Pass, shards: list[Shard]) -> PassRecord:
     arn = run.epoch.stream_arn
-    finished = {each.id for each in shards if run.stage.position(_part(arn, each.id)).finished}
+    finished = {each.id for each in shards if run.stage.position(part_of(arn, each.id)).finished}
     unread = [
         each for each in shards if each.id not in finished and run.ends.get(each.id) is not _End.TIP
     ]
@@ -525,8 +524,4 @@ def _has_ended(run: _Pass, shards: list[Shard]) -> bool:
     """True where every shard was read to its end: the stream was switched off, or its last shard
     has just been closed and its child is yet to be listed."""
     arn = run.epoch.stream_arn
-    return all(run.stage.position(_part(arn, each.id)).finished for each in shards)
-
-
-def _part(stream_arn: str, shard: str) -> Part:
-    return Part("stream", SOURCE, stream_arn, shard)
+    return all(run.stage.position(part_of(arn, each.id)).finished for each in shards)

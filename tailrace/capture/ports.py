@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from tailrace.model import (
     ExportManifest,
     ExportState,
     Head,
+    Part,
     RecordPage,
     ScanPage,
     Shard,
@@ -37,7 +39,13 @@ class Log(Protocol):
 
     def head(self, model: str) -> Head: ...
 
-    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int: ...
+    def open_epoch(
+        self,
+        model: str,
+        table: TableDescription,
+        epoch: Epoch,
+        seen: Mapping[Part, int] | None = None,
+    ) -> int: ...
 
     def commit(self, model: str, commit: Commit) -> int: ...
 

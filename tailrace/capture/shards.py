@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from tailrace.model import Shard
+from tailrace.model import Part, Shard
+
+SOURCE = "dynamodb_streams"
+
+
+def part_of(stream_arn: str, shard: str) -> Part:
+    """A shard as the ledger knows it."""
+    return Part("stream", SOURCE, stream_arn, shard)
 
 
 def readable(shards: Iterable[Shard], finished: Collection[str]) -> list[Shard]:

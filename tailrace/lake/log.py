@@ -112,14 +112,23 @@ class ChangeLog:
 
     # ------------------------------------------------------------------------------- writing
 
-    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:
-        """Opens the epoch that follows the table's newest; returns the batch.
+    def open_epoch(
+        self,
+        model: str,
+        table: TableDescription,
+        epoch: Epoch,
+        seen: Mapping[Part, int] | None = None,
+    ) -> int:
+        """Opens the epoch that follows the table's newest; returns the batch. `seen` are the
+        shards that its stream has now, each with the epoch it is counted to.
 
         Raises Stale where another run has opened it first."""
 
         def body(con: duckdb.DuckDBPyConnection) -> int:
             create_log(con, model)
-            return self._in_transaction(con, lambda: self._open_epoch(con, model, table, epoch))
+            return self._in_transaction(
+                con, lambda: self._open_epoch(con, model, table, epoch, seen or {})
+            )
 
         return self._transact(body)
 
@@ -161,7 +170,7 @@ class ChangeLog:
             "SELECT id FROM ducklake_last_committed_snapshot('lake')"
         ).fetchall()
         if became == snapshot + 1:
-            self._heads[model] = (became, _moved(head, commit.parts))
+            self._heads[model] = (became, _moved(head, commit))
 
     def _open_epoch(
         self,
@@ -169,6 +178,7 @@ class ChangeLog:
         model: str,
         table: TableDescription,
         epoch: Epoch,
+        seen: Mapping[Part, int],
     ) -> int:
         head = self._head(con, model)
         newest = head.epoch.number if head.epoch else 0
@@ -192,6 +202,10 @@ class ChangeLog:
             ),
         )
         _insert_epoch(con, model, batch, epoch, epoch.state, epoch.opened_at)
+        for part, number in seen.items():
+            if part not in head.positions:
+                progress = PartProgress(part, None, None, False, 0, 0)
+                _insert_part(con, model, batch, Commit(replace(epoch, number=number)), progress)
         return batch
 
     def _commit(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> int:
@@ -381,7 +395,7 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     rows = con.execute(
         bound(
             """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(newest_change), max(batch), arg_max(detail, batch)::VARCHAR,
+            max(newest_change), max(epoch), max(batch), arg_max(detail, batch)::VARCHAR,
             (arg_max(detail, batch) FILTER (WHERE detail->>'$.complete' = 'true'))::VARCHAR
         FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
             [model, newest],
@@ -397,26 +411,27 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     ).fetchall()
     return Head(
         batch=max(
-            (*(row[-1] for row in epochs), *(row[7] for row in rows), *(row[4] for row in gaps)),
+            (*(row[-1] for row in epochs), *(row[8] for row in rows), *(row[4] for row in gaps)),
             default=0,
         ),
         table=_table(con, model),
         epochs=tuple(_epoch(row) for row in epochs),
-        positions={Part(*row[:4]): Position(*row[4:7]) for row in rows if row[0] != "pass"},
-        last_pass=_pass_record(passes[0][8]) if passes else None,
-        last_proof=_pass_record(passes[0][9]) if passes else None,
+        positions={Part(*row[:4]): Position(*row[4:8]) for row in rows if row[0] != "pass"},
+        last_pass=_pass_record(passes[0][9]) if passes else None,
+        last_proof=_pass_record(passes[0][10]) if passes else None,
         gaps=tuple(Gap(*row[:4]) for row in gaps),
     )
 
 
-def _moved(head: Head, parts: Sequence[PartProgress]) -> Head:
-    """The head after a commit of `parts`, as _read_head would read it."""
+def _moved(head: Head, commit: Commit) -> Head:
+    """The head after a commit of parts alone, as _read_head would read it."""
     positions = dict(head.positions)
-    for each in parts:
+    for each in commit.parts:
         stood = positions.get(each.part, Position())
         at = stood.at if each.position_to is None else each.position_to
         newest = max(filter(None, (stood.newest, each.newest)), default=None)
-        positions[each.part] = Position(at, stood.finished or each.finished, newest)
+        finished = stood.finished or each.finished
+        positions[each.part] = Position(at, finished, newest, commit.epoch.number)
     return replace(head, batch=head.batch + 1, positions=positions)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,13 @@ class MemoryLog:
             gaps=tuple(store.gaps),
         )
 
-    def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:
+    def open_epoch(
+        self,
+        model: str,
+        table: TableDescription,
+        epoch: Epoch,
+        seen: Mapping[Part, int] | None = None,
+    ) -> int:
         """Opens the epoch that follows the newest. Raises Stale."""
         self._hook("before commit")
         store = self._store
@@ -114,6 +120,8 @@ class MemoryLog:
         store.batch += 1
         store.table = replace(table, item_count=0, size_bytes=0)
         store.epochs.append((store.batch, replace(epoch, changed_at=epoch.opened_at)))
+        for part, number in (seen or {}).items():
+            store.positions.setdefault(part, (number, Position(epoch=number)))
         self._hook("after commit")
         return store.batch
 
@@ -131,7 +139,7 @@ class MemoryLog:
         for each in commit.parts:
             _, known = store.positions.get(each.part, (0, Position()))
             newest = max(filter(None, (known.newest, each.newest)), default=None)
-            position = Position(each.position_to, each.finished, newest)
+            position = Position(each.position_to, each.finished, newest, commit.epoch.number)
             store.positions[each.part] = (commit.epoch.number, position)
         if commit.pass_record is not None:
             store.passes.append(commit.pass_record)

@@ -36,6 +36,7 @@ STORMS = {
     "write": (0.05, 0.3),
     "pause": (0.02, 0.2),
     "divide": (0.005, 0.05),
+    "vanish": (0.002, 0.02),
     "process": (0.01, 0.05),
     "crash": (0.003, 0.03),
     "stop": (0.002, 0.01),
@@ -44,6 +45,9 @@ STORMS = {
     "empty": (0.1, 0.5),
     "stale_scan": (0.3, 1.0),
 }
+
+# What AWS promises not to do is left out of most stories.
+RARE = {"vanish": 0.1}
 
 
 class Story:
@@ -267,7 +271,10 @@ class Story:
         world.configure(world.config.tables[0].base.method, pass_seconds=600)
         world.weather.sensor_seconds = 4 * HOUR
         found: Any = None
-        for _ in range(SETTLE_ROUNDS):
+        for number in range(SETTLE_ROUNDS):
+            if number == SETTLE_ROUNDS // 2 and world.weather.vanish:
+                # A shard whose child vanished waits for it until it is gone itself.
+                world.clock.advance(26 * HOUR)
             if self._state() in ("none", "open"):
                 self._base()
             found = self._drain()
@@ -285,12 +292,12 @@ def _weather(rng: random.Random) -> Weather:
     weather = Weather()
     few = rng.random() < 0.6
     for name, (low, high) in STORMS.items():
-        if rng.random() < (0.35 if few else 0.8):
+        if rng.random() < RARE.get(name, 0.35 if few else 0.8):
             setattr(weather, name, rng.uniform(low, high))
     if rng.random() < 0.8:
         weather.write = weather.write or 0.15
     weather.pause_seconds = rng.choice((0.5, 2.0, 20.0, 2000.0))
-    weather.listing_lag_seconds = rng.choice((0.0, 0.0, 5.0, 90.0))
+    weather.listing_lag_seconds = 0.0 if weather.vanish else rng.choice((0.0, 0.0, 5.0, 90.0))
     if rng.random() < 0.1:
         weather.slow_base_seconds = rng.choice((0.5, 3.0)) * HOUR
     weather.sensor_seconds = rng.choice((0.0, 2.0, 4.0, 15.0)) * HOUR

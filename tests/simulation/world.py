@@ -98,6 +98,7 @@ class Weather:
     pause: float = 0.0
     pause_seconds: float = 2.0
     divide: float = 0.0
+    vanish: float = 0.0
     process: float = 0.0
     crash: float = 0.0
     stop: float = 0.0
@@ -332,6 +333,8 @@ class World:
             self.clock.advance(self.random.expovariate(1 / weather.pause_seconds))
         if roll() < weather.divide and self.divided < DIVIDES_MAX:
             self.divide()
+        if roll() < weather.vanish:
+            self.vanish()
         if roll() < weather.process and len(self.processes) <= NESTING_MAX:
             self.nested()
         if self.processes and roll() < weather.stop and self.processes[-1].engine:
@@ -431,6 +434,18 @@ class World:
         children = self.random.choice((1, 1, 2)) if len(shards) < SHARDS_MAX else 1
         stream.divide(shard, children, self.clock.tick())
         self.say(f"{shard.id[-13:]} divides into {children}")
+
+    def vanish(self) -> None:
+        """A closed shard is gone before its day is over, which AWS does not do: if it held what
+        nobody has read yet, that is lost."""
+        stream = None if self.deleted else self.table.stream
+        if stream is None:
+            return
+        closed = [shard for shard in stream.shards.values() if shard.closed_at is not None]
+        if closed:
+            shard = self.random.choice(closed)
+            del stream.shards[shard.id]
+            self.say(f"{shard.id[-13:]} vanishes, with {len(shard.records)} records")
 
     def journals(self) -> list[list[Change]]:
         """What was ever written, table after table: truth, too."""

@@ -25,10 +25,10 @@ from tailrace.model import (
     OPEN,
     BaseProgress,
     Commit,
+    Epoch,
     Head,
     Part,
     PartProgress,
-    Position,
 )
 from tests.simulation.memory_log import MemoryLog, Store
 from tests.unit.capture.fakes import (
@@ -304,8 +304,9 @@ def test_a_re_bootstraps_export_is_not_older_than_its_epoch(
 )
 def test_where_the_streams_coverage_begins(enabled: str, followed: bool, minutes: float) -> None:
     arn = f"arn:aws:dynamodb:us-east-1:1:table/orders/stream/{enabled}"
-    positions = {replace(SHARD, origin=arn): Position("1")} if followed else {}
-    found = coverage_begin(Head(positions=positions), arn, NOW)
+    epoch = Epoch(1, "full", "scan", OPEN, "id-1", arn, NOW, NOW)
+    before = [epoch] if followed else []
+    found = coverage_begin(Head(epochs=(*before, replace(epoch, number=2))), arn, NOW)
     assert found == NOW + timedelta(minutes=minutes)
 
 
