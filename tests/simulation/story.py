@@ -248,18 +248,19 @@ class Story:
 
     def _judge_gaps(self) -> None:
         """A gap is stored only where the stream was replaced or may have lost something."""
-        store = self.world.store
+        world, store = self.world, self.world.store
         for gap in store.gaps[self._judged_gaps :]:
             hours = (gap.found_at - gap.since).total_seconds() / HOUR
             lost = any(
                 micros(gap.since) - 1_000_000 <= change.micros < micros(gap.found_at)
                 and not self.truth.landed(arn, sequence)
-                for arn, sequence, change in self.world.records
+                for arn, sequence, change in world.records
             )
             replaced = any(
                 word in gap.reason for word in ("replaced", "recreated", "off", "deleted")
             )
-            if hours < 22 and not lost and not replaced:
+            unsure = replaced or world.weather.vanish
+            if hours < 22 and not lost and not unsure:
                 raise Violation(f"A gap where there is none, {hours:.1f} hours unproven: {gap}")
         self._judged_gaps = len(store.gaps)
 
