@@ -28,9 +28,15 @@ def changes_key(model: str) -> dg.AssetKey:
     return dg.AssetKey([model, "changes"])
 
 
-def dbt_nodes(model: str) -> tuple[str, str, str]:
+def dbt_nodes(model: str) -> tuple[str, ...]:
     """The dbt models of one table, in the order of their building."""
-    return (f"stg_{model}_changes", f"{model}_latest", model)
+    return (
+        f"stg_{model}_changes",
+        f"{model}_states",
+        f"{model}_latest",
+        model,
+        f"{model}_history",
+    )
 
 
 def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:

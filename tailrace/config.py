@@ -50,6 +50,7 @@ MEMORY_MIN_BYTES = 128 * 10**6
 # tables must not claim the same one.
 RELATIONS = (
     "{}",
+    "{}_states",
     "{}_latest",
     "{}_history",
     "{}_changes",

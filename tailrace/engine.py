@@ -350,10 +350,10 @@ class Engine:
         latest = ident("analytics", f"{model}_latest")
         built = self._log.query(
             "SELECT count(*) FROM information_schema.tables WHERE table_catalog = 'lake'"
-            " AND table_schema = 'analytics' AND table_name IN (?, ?)",
-            [f"{model}_latest", model],
+            " AND table_schema = 'analytics' AND table_name IN (?, ?, ?, ?)",
+            [f"{model}_states", f"{model}_latest", model, f"{model}_history"],
         )
-        if built[0][0] < 2:
+        if built[0][0] < 4:
             return True
         # New rows of the stream or of a base that went live; or a base that went live without
         # some key that is still shown.

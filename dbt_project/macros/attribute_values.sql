@@ -1,17 +1,17 @@
-{#- SELECT of `relation`, whose `_image` and `_key` are DynamoDB JSON, with a typed column for each
-    of `columns` (see attribute_columns). The image is taken apart in one pass, by JSON pointers,
-    so that any attribute name works. A value that does not fit its column exactly is NULL there,
-    never rounded; it stays in `_image`. Tombstones keep their key attributes. -#}
+{#- SELECT of `relation`, whose `_image` and `_key` are DynamoDB JSON: its `own` columns, and a typed
+    one for each of `columns` (see attribute_columns). The image is taken apart in one pass, by JSON
+    pointers, so that any attribute name works. A value that does not fit its column exactly is NULL
+    there, never rounded; it stays in `_image`. Tombstones keep their key attributes. -#}
 
-{%- macro attribute_values(relation, columns) -%}
-{{ adapter.dispatch('attribute_values')(relation, columns) }}
+{%- macro attribute_values(relation, columns, own) -%}
+{{ adapter.dispatch('attribute_values')(relation, columns, own) }}
 {%- endmacro -%}
 
-{%- macro duckdb__attribute_values(relation, columns) -%}
+{%- macro duckdb__attribute_values(relation, columns, own) -%}
     {%- set scalars = columns | rejectattr('type', 'equalto', 'JSON') | list -%}
     {%- set documents = columns | selectattr('type', 'equalto', 'JSON') | list -%}
 select
-    {{ own_columns() | join(', ') }}
+    {{ own | join(', ') }}
     {%- for column in columns %},
     {% if column.type == 'JSON' -%}
         extracted._documents[{{ documents.index(column) + 1 }}]
@@ -21,7 +21,7 @@ select
     {%- endfor %}
 from (
     select
-        {{ own_columns() | join(', ') }}
+        {{ own | join(', ') }}
         {%- if scalars %},
         json_extract_string(coalesce(_image, _key::json), [
             {%- for column in scalars %}

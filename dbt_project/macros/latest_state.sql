@@ -1,9 +1,13 @@
 {#- The newest row of each key of `model`, typed: of all keys where the table is built anew, else
     of the keys that changed since it was merged last. Literal batch bounds let DuckLake skip the
-    log's older files. The first line tells the materialization which of the two it is. -#}
+    log's older files. The first line tells the materialization which of the two it is.
+
+    The states go first: where a build was killed between the two, this table's watermark still
+    asks for another build. -#}
 
 {%- macro latest_state(model) -%}
 {%- set changes = ref('stg_' ~ model ~ '_changes') -%}
+{%- do ref(model ~ '_states') -%}
 {%- set plan = merge_plan(model) -%}
 {%- if execute and plan.rebuild and plan.why != 'it is new' -%}
     {{ log(this.identifier ~ ' is built anew from the log: ' ~ plan.why, info=true) }}
@@ -81,5 +85,5 @@ states as (
     {%- endif %}
 )
 
-{{ attribute_values('states', plan.columns) }}
+{{ attribute_values('states', plan.columns, own_columns()) }}
 {%- endmacro -%}

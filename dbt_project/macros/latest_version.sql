@@ -98,7 +98,7 @@ commit;
 {%- macro comment_columns(relation) -%}
     {#- A column that could not keep its attribute's name says in its comment what that is -#}
     {%- set there = relation_columns(relation) | map(attribute='name') | list -%}
-    {%- for column in merge_plan(this.identifier[:-7]).columns
+    {%- for column in merge_plan(this.identifier.rpartition('_')[0]).columns
             if column.name != column.path and column.name in there -%}
         {%- do write_sql('comment on column ' ~ relation ~ '.' ~ adapter.quote(column.name)
             ~ " is 'DynamoDB attribute " ~ column.path | replace("'", "''") ~ "'") -%}

@@ -1,4 +1,4 @@
-"""Writes the dbt files of each configured table: three models of one macro call, and a YAML.
+"""Writes the dbt files of each configured table: five models of one macro call, and a YAML.
 
 They are committed and may be edited. The first line of a generated file carries a hash of the
 rest: as long as it fits, the file is Tailrace's to rewrite; once somebody edits the file it is
@@ -129,13 +129,19 @@ def _orphans(project: Path, tables: Sequence[Table]) -> list[Written]:
 def _files(table: Table, key: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     model = table.model
     yield f"stg_{model}_changes.sql", _STAGED.replace("<model>", model)
+    yield f"{model}_states.sql", _STATES.replace("<model>", model)
     yield f"{model}_latest.sql", _LATEST.replace("<model>", model)
     yield f"{model}.sql", _PUBLIC.replace("<model>", model)
+    yield f"{model}_history.sql", _HISTORY.replace("<model>", model)
     yield f"{model}.yml", _yaml(table, key)
 
 
 _STAGED = """{{ config(materialized='view') }}
 {{ staged_changes('<model>') }}
+"""
+
+_STATES = """{{ config(materialized='state_log') }}
+{{ every_state('<model>') }}
 """
 
 _LATEST = """{{ config(materialized='latest_version', unique_key='_key') }}
@@ -144,6 +150,10 @@ _LATEST = """{{ config(materialized='latest_version', unique_key='_key') }}
 
 _PUBLIC = """{{ config(materialized='view') }}
 {{ public_state('<model>') }}
+"""
+
+_HISTORY = """{{ config(materialized='view', post_hook="{{ as_of_state('<model>') }}") }}
+{{ state_history('<model>') }}
 """
 
 _SOURCES = """version: 2
@@ -178,9 +188,13 @@ _LOG_COLUMNS = (
 )
 
 
+_OPS = {"accepted_values": {"arguments": {"values": ["READ", "INSERT", "MODIFY", "REMOVE"]}}}
+
+
 def _yaml(table: Table, key: Mapping[str, str]) -> str:
     model = table.model
     sure = _sure_columns(key)
+    keys = [_key_column(name, key[name]) for name in sure]
     document = {
         "version": 2,
         "sources": [
@@ -204,11 +218,23 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
                 "columns": [_column(n) for n in (*_LOG_COLUMNS, "visible_batch", "log_row")],
             },
             {
+                "name": f"{model}_states",
+                "description": _doc("every_state"),
+                "columns": [*_state_columns(), *keys],
+                "data_tests": [_unique_together("_key", "_version")],
+            },
+            {
                 "name": f"{model}_latest",
                 "description": _doc("latest_state"),
-                "columns": [*_own_columns(), *(_key_column(n, key[n]) for n in sure)],
+                "columns": [*_own_columns(), *keys],
             },
             _public(table, key, sure),
+            {
+                "name": f"{model}_history",
+                "description": _doc("state_history"),
+                "columns": [*keys, *_history_columns()],
+                "data_tests": [_unique_together("_key", "_valid_from", "_version")],
+            },
         ],
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
@@ -226,19 +252,44 @@ def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[s
         if len(sure) == 1:
             columns[0]["data_tests"].append("unique")
         else:
-            arguments = {"arguments": {"columns": list(sure)}}
-            model["data_tests"] = [{"unique_together": arguments}]
+            model["data_tests"] = [_unique_together(*sure)]
     return model
 
 
+def _unique_together(*columns: str) -> dict[str, Any]:
+    return {"unique_together": {"arguments": {"columns": list(columns)}}}
+
+
+def _state_columns() -> list[dict[str, Any]]:
+    return [
+        _column("_key", "key", ["not_null"]),
+        _column("_version", "version", ["not_null"]),
+        _column("_batch", "appended_batch", ["not_null"]),
+        _column("_op", "op", ["not_null", _OPS]),
+        _column("_changed_at", "changed_at", ["not_null"]),
+        _column("_by_ttl", "by_ttl", ["not_null"]),
+    ]
+
+
+def _history_columns() -> list[dict[str, Any]]:
+    return [
+        _column("_valid_from", "valid_from", ["not_null"]),
+        _column("_valid_to", "valid_to"),
+        _column("_is_current", "is_current", ["not_null"]),
+        _column("_op", "began_by"),
+        _column("_by_ttl", "by_ttl"),
+        _column("_key", "key"),
+        _column("_version", "version"),
+    ]
+
+
 def _own_columns() -> list[dict[str, Any]]:
-    ops = {"accepted_values": {"arguments": {"values": ["READ", "INSERT", "MODIFY", "REMOVE"]}}}
     return [
         _column("_key", "key", ["unique", "not_null"]),
         _column("_version", "version", ["not_null"]),
         _column("_epoch", "epoch", ["not_null"]),
         _column("_batch", "merged_batch", ["not_null"]),
-        _column("_op", "op", ["not_null", ops]),
+        _column("_op", "op", ["not_null", _OPS]),
         _column("_changed_at", "changed_at", ["not_null"]),
         _column("_ttl_expired", "ttl_expired"),
         _column("_image", "image"),

@@ -1,8 +1,8 @@
 """Runs dbt in this process, on the models of some tables, and explains what went wrong.
 
 Starting dbt is the dearest part of a busy minute, so it is imported late, keeps its manifest
-between calls, and is asked for what is needed only: <model>_latest each time, the views when they
-are missing or their code changed. What the models do is in dbt_project/.
+between calls, and is asked for what is needed only: <model>_states and <model>_latest each time,
+the views when they are missing or their code changed. What the models do is in dbt_project/.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def build(config: Config, models: Sequence[str], *, tests: bool = False) -> Buil
         if tests and not result.failures:
             tested = _invoke(config, ["test", "--select", *_nodes_of(models)])
             result = _joined(result, tested)
-        rows = _merged_rows(con, state, result.nodes)
+        rows = _merged_rows(con, models, state, result.nodes)
     named = tuple(replace(node, rows=rows.get(node.name, node.rows)) for node in result.nodes)
     return replace(result, nodes=named, seconds=time.monotonic() - begun)
 
@@ -131,7 +131,7 @@ def manifest_path(config: Config) -> Path:
 
 @dataclass(frozen=True)
 class _State:
-    """Which relations stand in the warehouse, and each model's watermark."""
+    """Which relations stand in the warehouse, and the watermark of each table that dbt fills."""
 
     logs: frozenset[str]
     relations: frozenset[str]
@@ -148,31 +148,31 @@ def _warehouse_state(con: duckdb.DuckDBPyConnection, models: Sequence[str]) -> _
     ).fetchall()
     logs = frozenset(name for schema, name in found if schema == CHANGES)
     relations = frozenset(name for schema, name in found if schema == ANALYTICS)
-    marks = {m: _watermark(con, m) for m in models if f"{m}_latest" in relations}
+    marks = {n: _watermark(con, n) for m in models for n in _filled(m) if n in relations}
     return _State(logs, relations, marks)
 
 
-def _watermark(con: duckdb.DuckDBPyConnection, model: str) -> int:
-    return _count(con, f"SELECT coalesce(max(_batch), 0) FROM {_latest(model)}")
+def _watermark(con: duckdb.DuckDBPyConnection, node: str) -> int:
+    return _count(con, f"SELECT coalesce(max(_batch), 0) FROM {ident(CATALOG, ANALYTICS, node)}")
 
 
 def _merged_rows(
-    con: duckdb.DuckDBPyConnection, state: _State, nodes: Iterable[NodeResult]
+    con: duckdb.DuckDBPyConnection,
+    models: Sequence[str],
+    state: _State,
+    nodes: Iterable[NodeResult],
 ) -> dict[str, int]:
-    """How many rows of each <model>_latest the build has written."""
-    rows = {}
-    for node in nodes:
-        if node.name.endswith("_latest") and node.status == "success":
-            model = node.name.removesuffix("_latest")
-            before = state.watermarks.get(model, 0)
-            rows[node.name] = _count(
-                con, f"SELECT count(*) FROM {_latest(model)} WHERE _batch > {before}"
-            )
-    return rows
-
-
-def _latest(model: str) -> str:
-    return ident(CATALOG, ANALYTICS, f"{model}_latest")
+    """How many rows the build has written of each table that dbt fills."""
+    filled = {name for model in models for name in _filled(model)}
+    return {
+        node.name: _count(
+            con,
+            f"SELECT count(*) FROM {ident(CATALOG, ANALYTICS, node.name)}"
+            f" WHERE _batch > {state.watermarks.get(node.name, 0)}",
+        )
+        for node in nodes
+        if node.name in filled and node.status == "success"
+    }
 
 
 def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
@@ -180,8 +180,13 @@ def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _chain(model: str) -> tuple[str, str, str]:
-    return (f"stg_{model}_changes", f"{model}_latest", model)
+def _filled(model: str) -> tuple[str, str]:
+    """The tables that each build brings up to date; the rest are views."""
+    return (f"{model}_states", f"{model}_latest")
+
+
+def _chain(model: str) -> tuple[str, ...]:
+    return (f"stg_{model}_changes", *_filled(model), model, f"{model}_history")
 
 
 def _nodes_of(models: Iterable[str]) -> list[str]:
@@ -190,14 +195,14 @@ def _nodes_of(models: Iterable[str]) -> list[str]:
 
 def _due(config: Config, models: Sequence[str], state: _State, fingerprint: str) -> list[str]:
     """The whole chain where a relation is missing or the project's code has changed since it was
-    built here, else <model>_latest alone."""
+    built here, else the tables alone."""
     known = _built(config)
     nodes: list[str] = []
     for model in models:
         if model not in state.logs:
             continue
         whole = set(_chain(model)) <= state.relations and known.get(model) == fingerprint
-        nodes += [f"{model}_latest"] if whole else _chain(model)
+        nodes += _filled(model) if whole else _chain(model)
     return nodes
 
 
@@ -281,7 +286,20 @@ def _run_until_settled(config: Config, nodes: Sequence[str]) -> BuildResult:
         due = [n.name for n in run.nodes if n.name in again or n.status == "skipped"]
         time.sleep(random.uniform(0, wait))  # noqa: S311
         wait = min(wait * 2, BUILD_WAIT_MAX_SECONDS)
-    return replace(result, attempts=attempt)
+    return replace(_without_states(config, result), attempts=attempt)
+
+
+def _without_states(config: Config, result: BuildResult) -> BuildResult:
+    """The result once the current rows are merged too where only the states before them failed: a
+    history that cannot be built is reported, and holds nobody's current rows up."""
+    names = {node.name for node in result.nodes if node.status == "skipped"}
+    # By file, because the name of a public model is its folder's too, and would select all of it.
+    held_up = sorted(f"file:{name}.sql" for name in names if not name.endswith("_history"))
+    if not held_up:
+        return result
+    with turn(config.warehouse):
+        run = _invoke(config, ["run", "--select", *held_up])
+    return replace(_joined(result, run), failures=(*result.failures, *run.failures))
 
 
 def _joined(before: BuildResult, after: BuildResult) -> BuildResult:

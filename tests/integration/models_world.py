@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tailrace.lake.sql import ident
 Item = Mapping[str, Any]
 
 OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expired", "_image"}
-RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl"}
+RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl", "_moment"}
 
 
 def write_config(folder: Path, project: Path, models: Iterable[str]) -> Config:
@@ -49,6 +50,8 @@ class Row:
     op: str
     key: str
     image: str | None
+    at: datetime
+    by_ttl: bool = False
 
     @property
     def version(self) -> str:
@@ -57,16 +60,24 @@ class Row:
 
 @dataclass
 class Table:
-    """One table's log: what was landed, in the warehouse (`con`) and for the reference."""
+    """One table's log: what was landed, in the warehouse (`con`) and for the reference. `clock` is
+    when the next thing happens: a change, the reading of a base, an epoch's going live."""
 
     config: Config
     con: duckdb.DuckDBPyConnection
     model: str
     key: tuple[str, ...] = ("pk",)
     batch: int = 0
+    clock: datetime = datetime(2026, 11, 1, tzinfo=UTC)
     rows: list[Row] = field(default_factory=list)
     live: dict[int, tuple[int, str]] = field(default_factory=dict)
+    live_at: dict[int, datetime] = field(default_factory=dict)
     seen: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def after(self, seconds: float) -> Table:
+        """The table, that much later."""
+        self.clock += timedelta(seconds=seconds)
+        return self
 
     def open(self, epoch: int, kind: str = "full") -> None:
         """Opens an epoch: a batch of its own."""
@@ -88,13 +99,27 @@ class Table:
         self.batch += 1
         self._epoch(self.con, epoch, kind, "live")
         self.live[epoch] = (self.batch, kind)
+        self.live_at[epoch] = self.clock
 
     def base(self, epoch: int, *items: Item) -> None:
         """Lands base rows in one batch."""
         self._land([(epoch, 0, 0, "READ", self.key_of(item), item) for item in items])
 
+    def repair(self, epoch: int, *changes: tuple[int, Item | None, Item]) -> None:
+        """Lands rows of an incremental base in one batch, as `stream` does a stream's."""
+        self._land(
+            [
+                (epoch, 0, position, "READ" if item else "REMOVE", self.key_of(key), item)
+                for position, item, key in changes
+            ]
+        )
+
     def stream(
-        self, epoch: int, *changes: tuple[int, Item | None, Item], discovered: bool = True
+        self,
+        epoch: int,
+        *changes: tuple[int, Item | None, Item],
+        discovered: bool = True,
+        by_ttl: bool = False,
     ) -> None:
         """Lands stream rows in one batch: (position, new item or None for a removal, key).
         With `discovered` off, as if nothing had been learned of their attributes."""
@@ -104,6 +129,7 @@ class Table:
                 for position, item, key in changes
             ],
             discovered,
+            by_ttl,
         )
 
     def key_of(self, item: Item) -> str:
@@ -111,28 +137,39 @@ class Table:
 
     def _epoch(self, con: duckdb.DuckDBPyConnection, epoch: int, kind: str, state: str) -> None:
         con.execute(
-            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, 'scan', ?, '', '', NULL, now())",
-            [self.model, self.batch, epoch, kind, state],
+            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, 'scan', ?, '', '', NULL, ?)",
+            [self.model, self.batch, epoch, kind, state, self.clock],
         )
 
     def _land(
         self,
         changes: list[tuple[int, int, int, str, str, Item | None]],
         discovered: bool = True,
+        by_ttl: bool = False,
     ) -> None:
         if not changes:
             return
         self.batch += 1
         log = ident("changes", self.model)
         landed = [
-            Row(self.batch, epoch, phase, position, op, key, _json(item) if item else None)
+            Row(
+                self.batch,
+                epoch,
+                phase,
+                position,
+                op,
+                key,
+                _json(item) if item else None,
+                self.clock,
+                by_ttl and not item,
+            )
             for epoch, phase, position, op, key, item in changes
         ]
         con = self.con
         con.execute("BEGIN")
         con.executemany(
-            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, now(), false, now())",
-            [[r.batch, r.version, r.epoch, r.op, r.key, r.image] for r in landed],
+            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, now())",
+            [[r.batch, r.version, r.epoch, r.op, r.key, r.image, r.at, r.by_ttl] for r in landed],
         )
         known = con.execute(
             "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
@@ -276,6 +313,143 @@ def differences(table: Table) -> list[str]:
             found.append(f"{name}: {column} is {columns.get(column)}, expected {types[name]}")
     extra = columns.keys() - OURS - set(names.values())
     return found + [f"a column nobody asked for: {name}" for name in extra]
+
+
+# --------------------------------------------------------------------------- the past, likewise
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of a key as the history has to show it; no `item` is a deletion."""
+
+    begins: datetime
+    ends: datetime | None
+    op: str
+    by_ttl: bool
+    item: dict[str, Any] | None
+
+
+def expected_history(table: Table) -> dict[str, list[State]]:
+    """Every key's states in their order, told from the log row by row."""
+    rows: dict[str, list[Row]] = {}
+    for row in sorted(table.rows, key=lambda each: each.version):
+        if table.live and (row.phase == 1 or row.epoch in table.live):
+            rows.setdefault(row.key, []).append(row)
+    return {key: _states(table, of_key) for key, of_key in rows.items()}
+
+
+def _states(table: Table, rows: list[Row]) -> list[State]:
+    """A key's states, each with the time that its row names, but never before the last one's."""
+    told: list[tuple[datetime, str, bool, dict[str, Any] | None]] = []
+    for number, row in enumerate(rows):
+        if number and (ended := _replaced(table, rows[number - 1], row)):
+            told.append((ended, "REMOVE", False, None))
+        item = json.loads(row.image) if row.image else None
+        found_before = bool(told) and _canonical(told[-1][3]) == _canonical(item)
+        found_after = number + 1 < len(rows) and _tells(table, row, rows[number + 1])
+        if row.phase == 1 or not (found_before or found_after):
+            told.append((row.at, row.op, row.by_ttl, item))
+    if ended := _replaced(table, rows[-1], None):
+        told.append((ended, "REMOVE", False, None))
+    begins = [max(each[0] for each in told[: number + 1]) for number in range(len(told))]
+    ends = [*begins[1:], None]
+    return [State(a, z, *each[1:]) for a, z, each in zip(begins, ends, told, strict=True)]
+
+
+def _replaced(table: Table, row: Row, following: Row | None) -> datetime | None:
+    """When the item of a row was gone because a full base went live that did not hold it."""
+    later = [e for e, (_, kind) in table.live.items() if kind == "full" and e > row.epoch]
+    if row.image is None or not later:
+        return None
+    full = min(later)
+    if following is not None and following.epoch <= full:
+        was_there = following.phase == 0 or following.batch < table.live[full][0]
+        if following.epoch < full or was_there:
+            return None
+    return table.live_at[full]
+
+
+def _tells(table: Table, base: Row, change: Row) -> bool:
+    """Whether a change that had landed when the base's epoch went live makes its row needless."""
+    if change.epoch != base.epoch or change.phase == 0:
+        return False
+    if change.batch > table.live[base.epoch][0]:
+        return False
+    same = bool(change.image) == bool(base.image) and _canonical(
+        json.loads(change.image or "null")
+    ) == _canonical(json.loads(base.image or "null"))
+    return change.at <= base.at or same
+
+
+def _canonical(value: Any) -> str:
+    """The JSON of an item in which neither attributes nor elements of sets have an order."""
+    if isinstance(value, dict):
+        members = {
+            name: sorted(inner)
+            if name in ("SS", "NS", "BS") and isinstance(inner, list)
+            else json.loads(_canonical(inner))
+            for name, inner in value.items()
+        }
+        return json.dumps(members, sort_keys=True)
+    if isinstance(value, list):
+        return json.dumps([json.loads(_canonical(each)) for each in value])
+    return json.dumps(value)
+
+
+def history_differences(table: Table) -> list[str]:
+    """How `<model>_history` and `<model>_as_of` differ from the reference; empty if they do not."""
+    names = expected_names(table)
+    types = {name: expected_type(table, name) for name in names}
+
+    def typed(item: dict[str, Any] | None, key: str) -> dict[str, Any]:
+        shown = json.loads(key) if item is None else item
+        return {c: expected_value(shown.get(name), types[name]) for name, c in names.items()}
+
+    def read(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            column: json.loads(row[column])
+            if types[name] == "JSON" and isinstance(row[column], str)
+            else row[column]
+            for name, column in names.items()
+        }
+
+    wanted = expected_history(table)
+    found: dict[str, list[tuple[State, dict[str, Any], bool]]] = {}
+    for row in query(table.con, f"FROM analytics.{table.model}_history ORDER BY _key, _version"):
+        state = State(row["_valid_from"], row["_valid_to"], row["_op"], row["_by_ttl"], None)
+        found.setdefault(row["_key"], []).append((state, read(row), row["_is_current"]))
+    told = {
+        key: [
+            (
+                State(each.begins, each.ends, each.op, each.by_ttl, None),
+                typed(each.item, key),
+                each.ends is None and each.item is not None,
+            )
+            for each in states
+        ]
+        for key, states in wanted.items()
+    }
+    differences = [
+        f"{key}: {found.get(key)}, expected {told.get(key)}"
+        for key in sorted(found.keys() | told.keys())
+        if found.get(key) != told.get(key)
+    ]
+    for moment in sorted({each.begins for states in wanted.values() for each in states}):
+        then = [
+            typed(each.item, key) | {"_changed_at": each.begins.timestamp()}
+            for key, states in wanted.items()
+            for each in states
+            if each.item is not None
+            and each.begins <= moment
+            and (each.ends is None or each.ends > moment)
+        ]
+        shown = [
+            read(row) | {"_changed_at": row["_changed_at"].timestamp()}
+            for row in query(table.con, f"FROM analytics.{table.model}_as_of('{moment}')")
+        ]
+        if sorted(map(repr, then)) != sorted(map(repr, shown)):
+            differences.append(f"as of {moment}: {shown}, expected {then}")
+    return differences
 
 
 def _json(value: Item) -> str:

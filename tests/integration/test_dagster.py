@@ -185,8 +185,10 @@ def test_from_the_first_tick_to_rows_that_an_analyst_queries(aws: Aws, home: Hom
     done = home.run(minute, ["orders"], request.tags)
     assert {event.asset_key.to_user_string() for event in models_built(done)} == {
         "orders/stg_orders_changes",
+        "orders/orders_states",
         "orders/orders_latest",
         "orders/orders",
+        "orders/orders_history",
     }
     assert_equal(home.config, aws.dynamodb, home.config.table("orders").name, "orders")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from models_world import Table, differences, query, write_config
+from models_world import Table, differences, history_differences, query, write_config
 
 from tailrace.config import Config
 from tailrace.transform.generate import generate
@@ -210,8 +210,8 @@ def test_a_late_older_version_never_replaces_a_newer_one(things: Table) -> None:
     result = merge(things)
     assert differences(things) == []
     assert watermark(things) == things.batch
-    assert merge(things).nodes[0].rows == 0
-    assert result.nodes[0].name == f"{things.model}_latest"
+    assert [node.rows for node in merge(things).nodes] == [0, 0]
+    assert [node.name for node in result.nodes] == filled(things)
 
 
 def test_the_newest_of_many_versions_wins_in_whatever_order_they_landed(things: Table) -> None:
@@ -327,8 +327,8 @@ def test_a_new_attribute_is_a_column_at_the_next_merge_without_a_rebuild(things:
     things.stream(1, (1, item("2", late=n("1.5")), item("2")))
     result = merge(things)
     assert differences(things) == []
-    assert [node.name for node in result.nodes] == [f"{things.model}_latest"]
-    assert result.notes == (f"{things.model}_latest has new columns: late",)
+    assert [node.name for node in result.nodes] == filled(things)
+    assert result.notes == tuple(f"{name} has new columns: late" for name in filled(things))
     assert query(things.con, f"SELECT late FROM analytics.{things.model} WHERE pk = '1'") == [
         {"late": None}
     ]
@@ -379,7 +379,7 @@ def test_building_again_changes_nothing(things: Table) -> None:
     merge(things)
     before = query(things.con, "SELECT max(snapshot_id) AS id FROM lake.snapshots()")
     result = merge(things)
-    assert [node.rows for node in result.nodes] == [0]
+    assert [node.rows for node in result.nodes] == [0, 0]
     assert query(things.con, "SELECT max(snapshot_id) AS id FROM lake.snapshots()") == before
 
 
@@ -404,8 +404,9 @@ def test_a_table_without_a_log_is_left_out(world: World, things: Table) -> None:
     model = things.model
     assert {node.name for node in result.nodes} == {
         f"stg_{model}_changes",
-        f"{model}_latest",
+        *filled(things),
         model,
+        f"{model}_history",
     }
 
 
@@ -423,7 +424,8 @@ def test_any_arrangement_of_batches_and_merges_ends_like_the_reference(
         if merged:
             merge(*merged)
         for table in merged:
-            assert {table.model: differences(table)} == {table.model: []}
+            found = [*differences(table), *history_differences(table)]
+            assert {table.model: found} == {table.model: []}
 
 
 class RandomLog:
@@ -445,6 +447,7 @@ class RandomLog:
 
     def advance(self) -> None:
         for _ in range(self.random.randrange(4)):
+            self.table.after(self.random.choice((-1, 0, 0, 1, 2)))
             step = self.random.random()
             if self.state == "open" and step < 0.35:
                 self._land_base()
@@ -490,6 +493,11 @@ class RandomLog:
         if self.random.random() < 0.03:
             return {"L": [n(self.random.randrange(9))]}
         return n(self.random.randrange(10**6))
+
+
+def filled(table: Table) -> list[str]:
+    """The tables that a build brings up to date, in its order."""
+    return [f"{table.model}_states", f"{table.model}_latest"]
 
 
 def watermark(table: Table) -> int:

@@ -50,13 +50,15 @@ def nodes(config: Config) -> list[str]:
     return [node.name for node in result.nodes]
 
 
-def test_a_minute_merges_only_and_changed_code_builds_the_whole_chain(
+def test_a_minute_fills_the_tables_only_and_changed_code_builds_the_whole_chain(
     parcels: Table, latest_sql: Path
 ) -> None:
-    assert nodes(parcels.config) == [f"{MODEL}_latest"]
+    tables = [f"{MODEL}_states", f"{MODEL}_latest"]
+    assert nodes(parcels.config) == tables
     latest_sql.write_text(latest_sql.read_text() + "-- mine\n")
-    assert nodes(parcels.config) == [f"stg_{MODEL}_changes", f"{MODEL}_latest", MODEL]
-    assert nodes(parcels.config) == [f"{MODEL}_latest"]
+    views = {f"stg_{MODEL}_changes", MODEL, f"{MODEL}_history"}
+    assert set(nodes(parcels.config)) == views | set(tables)
+    assert nodes(parcels.config) == tables
 
 
 def test_a_broken_model_is_named_with_what_the_database_said_and_nothing_changes(

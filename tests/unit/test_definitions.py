@@ -75,8 +75,13 @@ def test_the_assets_their_sources_and_their_pools(defs: dg.Definitions) -> None:
         "orders/base": (set(), {"base_orders"}),
         "orders/changes": ({"orders/base"}, {"drain"}),
         "orders/stg_orders_changes": ({"orders/changes"}, {"merge"}),
-        "orders/orders_latest": ({"orders/stg_orders_changes", "orders/changes"}, {"merge"}),
+        "orders/orders_states": ({"orders/stg_orders_changes", "orders/changes"}, {"merge"}),
+        "orders/orders_latest": (
+            {"orders/stg_orders_changes", "orders/changes", "orders/orders_states"},
+            {"merge"},
+        ),
         "orders/orders": ({"orders/orders_latest"}, {"merge"}),
+        "orders/orders_history": ({"orders/orders_states", "orders/changes"}, {"merge"}),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tailrace.config import Config, load_config
 from tailrace.errors import ConfigError
@@ -25,14 +27,16 @@ def statuses(config: Config) -> dict[str, str]:
     return {str(each.path.relative_to(project)): each.status for each in generate(config)}
 
 
-def test_each_table_gets_three_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
+def test_each_table_gets_five_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
     config = config_with(tmp_path, "Orders-2")
     generate(config)
     folder = config.dbt.project_dir / "models" / "orders_2"
     assert sorted(path.name for path in folder.iterdir()) == [
         "orders_2.sql",
         "orders_2.yml",
+        "orders_2_history.sql",
         "orders_2_latest.sql",
+        "orders_2_states.sql",
         "stg_orders_2_changes.sql",
     ]
     assert (folder / "orders_2_latest.sql").read_text().splitlines()[1:] == [
@@ -86,7 +90,9 @@ def test_models_of_a_table_that_is_no_longer_configured_are_named_not_deleted(
     assert orphans == {
         "models/customers/customers.sql",
         "models/customers/customers.yml",
+        "models/customers/customers_history.sql",
         "models/customers/customers_latest.sql",
+        "models/customers/customers_states.sql",
         "models/customers/stg_customers_changes.sql",
     }
     assert (tmp_path / "dbt_project/models/customers/customers.sql").exists()
@@ -113,6 +119,25 @@ def test_a_machine_without_the_warehouse_comes_to_the_same_files(tmp_path: Path)
     file.write_text(committed.read_text())
     assert check(config) == []
     assert "unique_together" in file.read_text()
+
+
+def test_every_column_of_the_models_is_described(tmp_path: Path) -> None:
+    config = config_with(tmp_path, "orders")
+    generate(config)
+    project = config.dbt.project_dir
+    blocks = set(re.findall(r"{% docs (\w+) %}", (project / "models" / "docs.md").read_text()))
+    document = yaml.safe_load((project / "models" / "orders" / "orders.yml").read_text())
+    assert [model["name"] for model in document["models"]] == [
+        "stg_orders_changes",
+        "orders_states",
+        "orders_latest",
+        "orders",
+        "orders_history",
+    ]
+    for model in document["models"]:
+        for described in (model, *model["columns"]):
+            assert set(re.findall(r"doc\('(\w+)'\)", described["description"])) <= blocks
+            assert described["description"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
