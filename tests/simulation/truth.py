@@ -98,10 +98,13 @@ class Truth:
         live = [each for each in newest.values() if each.state == LIVE]
         began = micros(record.began_at)
         covered = _base_at(live[-1] if live else newest[max(newest)])
+        followed = {each.stream_arn for each in newest.values()}
         missing = [
             (arn, sequence, change)
             for arn, sequence, change in self._world.records
-            if covered <= change.micros < began and (arn, sequence) not in self._landed
+            if covered <= change.micros < began
+            and arn in followed
+            and (arn, sequence) not in self._landed
         ]
         for _, sequence, change in missing:
             if not any(_within(change.micros, gap) for gap in self._store.gaps):
@@ -112,7 +115,8 @@ class Truth:
                     " neither in the log nor in a gap that is stored."
                 )
         same_table = live and live[-1].table_id == newest[max(newest)].table_id
-        if same_table and not missing:
+        closed = all(any(_closes(epoch, gap) for epoch in live) for gap in self._store.gaps)
+        if same_table and closed and not missing:
             self._floor = max(self._floor, began)
 
     # -------------------------------------------------------------------------------- what is seen
@@ -183,6 +187,12 @@ def _base_at(epoch: Epoch) -> int:
     taken = epoch.detail.get("export_time")
     exported = [micros(datetime.fromisoformat(taken))] if taken else []
     return min([micros(epoch.opened_at), *exported])
+
+
+def _closes(live: Epoch, gap: Gap) -> bool:
+    if _base_at(live) < micros(gap.until):
+        return False
+    return live.kind == FULL or datetime.fromisoformat(live.detail["begin"]) <= gap.since
 
 
 def _within(written: int, gap: Gap) -> bool:
