@@ -35,6 +35,7 @@ from tailrace.model import (
     PartProgress,
     PassRecord,
     Position,
+    RecordPage,
     Shape,
     Shard,
     TableDescription,
@@ -454,6 +455,7 @@ def _read_on(run: _Pass, shard: Shard, part: Part) -> _End:
                 raise
             iterator = _iterator(run, part)
             continue
+        page = _whole(run, page)
         run.read_bytes += len(page.lines)
         iterator = page.next_iterator
         run.stage.add(
@@ -473,6 +475,10 @@ def _read_on(run: _Pass, shard: Shard, part: Part) -> _End:
         if page.newest is not None and page.newest > run.began_at:
             return _End.TIP
         run.clock.sleep(READ_INTERVAL_SECONDS)
+
+
+def _whole(run: _Pass, page: RecordPage) -> RecordPage:
+    return retried(lambda: run.stream.whole(page), run.clock)
 
 
 def _iterator(run: _Pass, part: Part) -> str:

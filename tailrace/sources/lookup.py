@@ -65,18 +65,20 @@ class LookedUpStream:
         return self._stream.iterator(stream_arn, shard, after)
 
     def read(self, iterator: str, shard: str, limit: int = RECORDS_PER_CALL) -> RecordPage:
-        """As DynamoDbStream.read, with the items. Raises Retryable where they cannot be had."""
-        page = self._stream.read(iterator, shard, limit)
+        """As DynamoDbStream.read."""
+        return self._stream.read(iterator, shard, limit)
+
+    def whole(self, page: RecordPage) -> RecordPage:
+        """The page with the items that its records name. Raises Retryable where they cannot be
+        had now."""
         if not page.count:
             return page
         records = [msgspec.json.decode(line) for line in page.lines.splitlines()]
-        items = look_up(
-            self._aws, self._table, self._key, [each["dynamodb"]["Keys"] for each in records]
-        )
-        lines = [self._whole(each, items) for each in records]
-        return replace(page, lines=json_lines(lines))
+        keys = [each["dynamodb"]["Keys"] for each in records]
+        items = look_up(self._aws, self._table, self._key, keys)
+        return replace(page, lines=json_lines([self._filled(each, items) for each in records]))
 
-    def _whole(self, record: dict[str, Any], items: dict[str, msgspec.Raw]) -> msgspec.Raw:
+    def _filled(self, record: dict[str, Any], items: dict[str, msgspec.Raw]) -> msgspec.Raw:
         change = record["dynamodb"]
         item = items.get(key_text(self._key, change["Keys"]))
         record[LOOKED_UP] = True

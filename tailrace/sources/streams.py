@@ -144,6 +144,10 @@ class DynamoDbStream:
             next_iterator=body.NextShardIterator,
         )
 
+    def whole(self, page: RecordPage) -> RecordPage:
+        """The page with whole items: as it is, the records carry them."""
+        return page
+
 
 def _ends(records: list[msgspec.Raw]) -> tuple[_Change | None, _Change | None]:
     if not records:

@@ -98,7 +98,10 @@ class Truth:
         live = [each for each in newest.values() if each.state == LIVE]
         began = micros(record.began_at)
         covered = _base_at(live[-1] if live else newest[max(newest)])
-        followed = {each.stream_arn for each in newest.values()}
+        # Without a live epoch only the newest one's own stream counts: its base covers the rest.
+        followed = {
+            each.stream_arn for each in newest.values() if live or each is newest[max(newest)]
+        }
         missing = [
             (arn, sequence, change)
             for arn, sequence, change in self._world.records

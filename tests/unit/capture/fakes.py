@@ -143,6 +143,9 @@ class FakeStream:
         time = NOW - timedelta(minutes=1) if numbers else None
         return RecordPage(lines, len(numbers), last, time, time, None if ended else str(index))
 
+    def whole(self, page: RecordPage) -> RecordPage:
+        return page
+
 
 def expired(*reads: int) -> Callable[[int], None]:
     """A `before_read` whose `reads`-th calls find the iterator expired."""
