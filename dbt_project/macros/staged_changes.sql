@@ -1,6 +1,7 @@
 {#- The change log of `model` as far as anyone may see it, with the batch from which on each row
     counts (`visible_batch`): a base row from the batch in which its epoch went live, a stream row
-    at once, and none before the table first went live. -#}
+    at once, or, where its stream overlaps the one before it, when its epoch went live; and none
+    before the table first went live. -#}
 
 {%- macro staged_changes(model) -%}
 {%- set log = source('changes', model) -%}
@@ -20,6 +21,13 @@ live as (
 
 first_live as (
     select min(batch) as batch from live
+),
+
+-- Until such an epoch is live, its stream may be behind what readers see.
+overlapping as (
+    select distinct epoch
+    from {{ epochs.include(database=false) }}
+    where model = '{{ model }}' and detail->>'$.overlaps' = 'true'
 )
 
 select
@@ -35,14 +43,17 @@ select
     log.landed_at,
     case
         when {{ version_is_base('log.version') }} then live.batch
+        when overlapping.epoch is not null then greatest(log.batch, live.batch)
         when first_live.batch is not null then greatest(log.batch, first_live.batch)
     end as visible_batch,
     log.rowid as log_row
 from {{ log.include(database=false) }} as log
 cross join first_live
 left join live on live.epoch = log.epoch
+left join overlapping on overlapping.epoch = log.epoch
 where case
-    when {{ version_is_base('log.version') }} then live.batch is not null
+    when {{ version_is_base('log.version') }} or overlapping.epoch is not null
+        then live.batch is not null
     else first_live.batch is not null
 end
 {%- endmacro -%}

@@ -181,6 +181,8 @@ def _open(
         changed_at=now,
         detail=detail,
     )
+    if _overlaps(head, table):
+        epoch = replace(epoch, detail=epoch.detail | {"overlaps": True})
     # What a shard that is closed already may lose is older than the base.
     seen = {
         part_of(epoch.stream_arn, each.id): epoch.number - 1 if each.closed else epoch.number
@@ -188,6 +190,15 @@ def _open(
     }
     run.log.open_epoch(run.model, table, epoch, seen)
     return epoch
+
+
+def _overlaps(head: Head, table: TableDescription) -> bool:
+    """True where rows of this epoch's stream may be older than what readers see already, so that
+    they have to wait until it is live: items that were looked up for the last records of a
+    KEYS_ONLY stream may show what the stream after it tells."""
+    if head.epoch is None or head.table is None:
+        return False
+    return head.table.view_type == "KEYS_ONLY" and head.epoch.stream_arn != table.stream_arn
 
 
 def continues(head: Head, table: TableDescription, method: str, adopted: str | None) -> bool:

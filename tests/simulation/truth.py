@@ -165,14 +165,16 @@ def visible(store: Store) -> dict[str, str]:
     """What the public model of the log would hold: key to item."""
     if not store.live:
         return {}
+    newest = store.newest()
     winners: dict[str, Row] = {}
     for row in store.rows:
-        if row.is_base and row.epoch not in store.live:
+        waits = row.is_base or "overlaps" in newest[row.epoch].detail
+        if waits and row.epoch not in store.live:
             continue
         winner = winners.get(row.key)
         if winner is None or row.version > winner.version:
             winners[row.key] = row
-    full = max(number for number in store.live if store.newest()[number].kind == FULL)
+    full = max(number for number in store.live if newest[number].kind == FULL)
     return {
         key: _text(row.image)
         for key, row in winners.items()
