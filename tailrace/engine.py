@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tailrace.capture import bootstrap, drain
+from tailrace.capture import bootstrap, drain, reconcile
 from tailrace.capture.stop import Stop
-from tailrace.config import Config, ScanBase, Table
+from tailrace.config import Config, ExportBase, ScanBase, Table
 from tailrace.errors import ConfigError, Gap
+from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
@@ -32,6 +33,7 @@ from tailrace.model import (
     Part,
     PartProgress,
     PassRecord,
+    Reconciliation,
     TableDescription,
     TableStatus,
 )
@@ -42,6 +44,9 @@ from tailrace.sources.streams import DynamoDbStream
 from tailrace.sources.tables import describe_table, require_stream
 
 TABLES_AT_ONCE = 8
+
+SAMPLE_ITEMS = 1_000
+DIFFERENCES_SHOWN = 100
 
 # A pass runs at least this often even if nothing is new: coverage has to be proven.
 PROOF_SECONDS = 300.0
@@ -227,6 +232,60 @@ class Engine:
         with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="peek") as pool:
             return dict(zip(models, pool.map(one, models), strict=True))
 
+    def reconcile(
+        self,
+        model: str,
+        method: str | None = None,
+        *,
+        sample: int = SAMPLE_ITEMS,
+        max_rcu: float | None = None,
+        patience_seconds: float = 0.0,
+    ) -> Reconciliation:
+        """Compares the warehouse with the table, whoever writes to it meanwhile.
+
+        `method` is export, scan or sample (of `sample` items); left out, that of the table's
+        base. A scan keeps to `max_rcu`, or the base's. Nothing is changed but that the stream is
+        drained; see tailrace.capture.reconcile. Raises ConfigError where the method cannot be,
+        Terminal where the table is not live, Gap where its stream was replaced."""
+        config = self._table(model)
+        method = method or config.base.method
+        _refuse_method(config, method, sample, max_rcu)
+        reconcile.require_live(config.model, self._log.head(config.model))
+        self._refuse_replaced(config)
+        table = describe_table(self._aws, config.name)
+        with (
+            self._folder() as folder,
+            Comparison(self.config.warehouse, config.model, table.key) as comparison,
+        ):
+            run = bootstrap.Bootstrap(
+                self._log, self._clock, config.model, folder, self._progress, Stop(self.stop)
+            )
+            base = config.base if isinstance(config.base, ScanBase) else ScanBase()
+            limit = max_rcu or base.max_rcu
+
+            def read(head: Head) -> reconcile.Snapshot:
+                if method == reconcile.SAMPLE:
+                    source = TableScan(self._aws, config.name, consistent=True)
+                    return reconcile.read_sample(run, source, comparison, head, sample, limit)
+                if isinstance(config.base, ExportBase) and method == reconcile.EXPORT:
+                    export = TableExport(self._aws, config.name, config.base)
+                    return reconcile.read_export(run, export, comparison, head, table)
+                consistent = base.consistent
+                scan = TableScan(self._aws, config.name, consistent=consistent)
+                return reconcile.read_scan(
+                    run, scan, comparison, table, base.segments, limit, consistent=consistent
+                )
+
+            return reconcile.reconcile(
+                run,
+                comparison,
+                method,
+                read,
+                lambda: self.drain_table(config.model).rows,
+                shown=DIFFERENCES_SHOWN,
+                patience_seconds=patience_seconds,
+            )
+
     # --------------------------------------------------------------------------------- state
 
     def states(self, models: Sequence[str]) -> dict[str, str]:
@@ -341,6 +400,31 @@ class Engine:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_method(config: Table, method: str, sample: int, max_rcu: float | None) -> None:
+    if method not in reconcile.METHODS:
+        raise ConfigError(
+            f"{config.model}: no method is called {method}; there are"
+            f" {', '.join(reconcile.METHODS)}.",
+            "Use one of these.",
+        )
+    if method == reconcile.EXPORT and not isinstance(config.base, ExportBase):
+        raise ConfigError(
+            f"{config.model}: an export needs a bucket, but its base is read by scan.",
+            "Reconcile by scan or by sample, or give the table"
+            " `base: {method: export, bucket: …}` in tailrace.yaml.",
+        )
+    if method == reconcile.EXPORT and max_rcu is not None:
+        raise ConfigError(
+            f"{config.model}: an export consumes no read capacity, so max_rcu limits nothing.",
+            "Leave it out, or reconcile by scan or by sample.",
+        )
+    if sample < 1 or (max_rcu is not None and not max_rcu > 0):
+        raise ConfigError(
+            f"{config.model}: a sample of {sample} items at {max_rcu} units a second.",
+            "Give a sample of at least 1 item, and more than 0 units.",
+        )
 
 
 def _parts_planned(head: Head) -> int:

@@ -275,6 +275,71 @@ class DrainResult:
 
 
 @dataclass(frozen=True)
+class ItemPage:
+    """What was found of the keys asked for: items as JSON lines, the raw keys that AWS left for
+    another call, and consumed read capacity units."""
+
+    lines: bytes
+    count: int
+    unprocessed: tuple[str, ...]
+    capacity_units: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of which the two sides differ. `kind` is missing (in the warehouse), extra (in the
+    warehouse), different, or latest (`<model>_latest` is not what the log says). `source` and
+    `warehouse` are the items as JSON, None where there is none; of the kind latest `source` is
+    what the log holds, and both are versions where the items are the same."""
+
+    kind: str
+    key: str
+    source: str | None
+    warehouse: str | None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How many keys were compared and how they differ. `source_items` and `warehouse_items` count
+    the items of either side, `equal` those that are the same. `latest_items` are the items of
+    `<model>_latest`, None where it is not built. `shown` holds the first differences."""
+
+    source_items: int
+    warehouse_items: int
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    latest_items: int | None
+    latest_different: int
+    shown: tuple[Difference, ...]
+
+    @property
+    def count(self) -> int:
+        """All differences."""
+        return self.missing + self.extra + self.different + self.latest_different
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """A warehouse compared with its table, by `method` (export, scan or sample), as both were
+    between `began_at` and `ended_at` of AWS's time. `capacity_units` were consumed."""
+
+    model: str
+    method: str
+    began_at: datetime
+    ended_at: datetime
+    found: Differences
+    capacity_units: float
+    seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing differs."""
+        return not self.found.count
+
+
+@dataclass(frozen=True)
 class TableStatus:
     """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live;
     `rows` is the log's row count; `lag_seconds` the age of the last complete pass."""

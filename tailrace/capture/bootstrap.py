@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -118,7 +118,8 @@ def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     return min(now, max(oldest, enabled + ENABLING_MARGIN))
 
 
-def _whole_second(at: datetime) -> datetime:
+def whole_second(at: datetime) -> datetime:
+    """The first whole second that is not before `at`."""
     floor = at.replace(microsecond=0)
     return floor if floor == at else floor + timedelta(seconds=1)
 
@@ -168,7 +169,7 @@ def read_scan(
     epoch = _require_open(head)
     segments = int(epoch.detail["segments"])
     parts = [Part("base", "scan", table.arn, str(number)) for number in range(segments)]
-    meter = _Meter(run, segments, table.item_count, head.positions)
+    meter = Meter(run, segments, table.item_count, head.positions)
     stage = Stage(
         run.log,
         run.model,
@@ -203,13 +204,14 @@ def read_scan(
             if position is None:
                 return
 
-    _in_threads(run, read_segment, todo, min(SCAN_THREADS_MAX, max(1, len(todo))))
+    in_threads(run, read_segment, todo, min(SCAN_THREADS_MAX, max(1, len(todo))))
     return _complete(run, stage.flush, meter, epoch, segments, started)
 
 
-def _in_threads(
+def in_threads(
     run: Bootstrap, work: Callable[[Part], None], parts: list[Part], threads: int
 ) -> None:
+    """Works on all parts; where one fails, the run stops and its error is raised."""
     with ThreadPoolExecutor(threads, thread_name_prefix="base") as pool:
         futures = [pool.submit(work, part) for part in parts]
         try:
@@ -226,7 +228,7 @@ def _in_threads(
 def _complete(
     run: Bootstrap,
     flush: Callable[..., None],
-    meter: _Meter,
+    meter: Meter,
     epoch: Epoch,
     parts: int,
     started: float,
@@ -274,10 +276,10 @@ def read_export(run: Bootstrap, export: Export, table: TableDescription) -> Base
         for file in manifest.files
         if not head.positions.get(replace(source, id=file.key), Position()).finished
     ]
-    meter = _Meter(run, len(manifest.files), manifest.item_count, head.positions)
+    meter = Meter(run, len(manifest.files), manifest.item_count, head.positions)
     meter.parts_done = len(manifest.files) - len(todo)
     read_at = manifest.export_time or state.export_time
-    _load(run, export, epoch, manifest.bucket, _batches(todo), source, read_at, meter)
+    _load(run, export, epoch, manifest.bucket, batches_of(todo), source, read_at, meter)
 
     def flush(*, state: str | None = None, at: datetime | None = None) -> None:
         if state is not None:
@@ -318,7 +320,7 @@ def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     latest = retried(export.latest_time, run.clock)
     head = run.log.head(run.model)
     begins = coverage_begin(head, epoch.stream_arn, run.clock.aws_now())
-    at = _whole_second(max(latest, begins))
+    at = whole_second(max(latest, begins))
     adopted = epoch.detail.get("export_arn")
     if adopted:
         at = retried(lambda: export.state(adopted), run.clock).export_time or at
@@ -382,7 +384,7 @@ def _check_export(
         )
 
 
-def _batches(files: list[ExportFile]) -> list[list[ExportFile]]:
+def batches_of(files: list[ExportFile]) -> list[list[ExportFile]]:
     """Files in groups that are loaded in one commit each: enough items to be quick, few enough
     to bound the scratch space and what a crash repeats."""
     batches: list[list[ExportFile]] = []
@@ -404,9 +406,19 @@ def _load(
     batches: list[list[ExportFile]],
     source: Part,
     read_at: datetime | None,
-    meter: _Meter,
+    meter: Meter,
 ) -> None:
-    """Loads batch after batch; the next one is fetched meanwhile."""
+    for batch, paths in fetched(run, export, bucket, batches):
+        size = sum(path.stat().st_size for path in paths)
+        _load_batch(run, epoch, batch, paths, source, read_at)
+        meter.add(sum(file.items for file in batch), size, parts=len(batch))
+
+
+def fetched(
+    run: Bootstrap, export: Export, bucket: str, batches: list[list[ExportFile]]
+) -> Iterator[tuple[list[ExportFile], list[Path]]]:
+    """Batch after batch with its files, which are removed when the next one is asked for; that
+    one is fetched meanwhile. Ends early where the run is to stop."""
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
 
         def fetch(batch: list[ExportFile]) -> list[Callable[[], Path]]:
@@ -421,11 +433,9 @@ def _load(
                 return
             paths = [arrived() for arrived in coming]
             coming = fetch(batches[index + 1]) if index + 1 < len(batches) else []
-            size = sum(path.stat().st_size for path in paths)
-            _load_batch(run, epoch, batch, paths, source, read_at)
+            yield batch, paths
             for path in paths:
                 path.unlink()
-            meter.add(sum(file.items for file in batch), size, parts=len(batch))
 
 
 def _load_batch(
@@ -480,7 +490,7 @@ def _blame(file: ExportFile, path: Path, error: Terminal) -> None:
 # ----------------------------------------------------------------------------------- progress
 
 
-class _Meter:
+class Meter:
     """Counts what a base has read and tells, at most once a second. Thread-safe."""
 
     def __init__(

@@ -48,7 +48,7 @@ READ_TIMEOUT_SECONDS = 60
 BOTO_ATTEMPTS = 4  # boto3's own, with its backoff; ours come on top (capture/retry.py)
 CONNECTIONS = 64
 
-RAW_BODIES = ("dynamodb.Scan", "dynamodb-streams.GetRecords")
+RAW_BODIES = ("dynamodb.Scan", "dynamodb.BatchGetItem", "dynamodb-streams.GetRecords")
 RAW_BODY = "TailraceBody"
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
