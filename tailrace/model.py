@@ -300,12 +300,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Differences:
-    """How many keys were compared and how they differ. `source_items` and `warehouse_items` count
-    the items of either side, `equal` those that are the same. `latest_items` are the items of
-    `<model>_latest`, None where it is not built. `shown` holds the first differences."""
+    """How many keys were found to be what: `equal` on both sides, `missing` in the warehouse,
+    `extra` in it, `different`. `latest_items` are the items of `<model>_latest`, None where it is
+    not built, and `latest_different` its differences from the log. `shown` are the first ones."""
 
-    source_items: int
-    warehouse_items: int
     equal: int
     missing: int
     extra: int
@@ -313,6 +311,16 @@ class Differences:
     latest_items: int | None
     latest_different: int
     shown: tuple[Difference, ...]
+
+    @property
+    def source_items(self) -> int:
+        """The items read of the source."""
+        return self.equal + self.missing + self.different
+
+    @property
+    def warehouse_items(self) -> int:
+        """The items that the warehouse held beside them."""
+        return self.equal + self.extra + self.different
 
     @property
     def count(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -213,25 +214,44 @@ def read_sample(
     reads consistently."""
     keys, items = comparison.sample(head, count)
     limit = CapacityLimit(max_rcu, run.clock)
-    units = 0.0
     began_at = run.clock.aws_now()
+    units = _draw(run, source, comparison, items, count, limit)
+    for at in range(0, len(keys), KEYS_PER_CALL):
+        units += _look_up(run, source, comparison, keys[at : at + KEYS_PER_CALL], limit)
+    return Snapshot(began_at, run.clock.aws_now(), False, units)
+
+
+def _draw(
+    run: Bootstrap,
+    source: Sample,
+    comparison: Comparison,
+    items: int,
+    count: int,
+    limit: CapacityLimit,
+) -> float:
+    """Reads pages of random places of a table of about `items` items, until there are `count`;
+    the units that it took."""
     page_items = min(count, SAMPLE_PAGE_ITEMS)
     segments = max(1, min(SEGMENTS_MAX, items // page_items))
-    pages = min(segments, -(-count // page_items))
-    for segment in random.sample(range(segments), pages):
+    drawn = random.sample(range(segments), min(segments, -(-count // page_items)))
+    places: deque[tuple[int, str | None]] = deque((segment, None) for segment in drawn)
+    units = 0.0
+    while places and count > 0:
+        segment, start = places.popleft()
         _refuse_stopped(run)
         limit.wait()
 
-        def ask(segment: int = segment) -> tuple[datetime, ScanPage]:
-            return run.clock.aws_now(), source.page(segment, segments, None, page_items)
+        def ask(segment: int = segment, start: str | None = start) -> tuple[datetime, ScanPage]:
+            return run.clock.aws_now(), source.page(segment, segments, start, page_items)
 
         asked_at, page = retried(ask, run.clock)
         limit.spend(page.capacity_units)
         units += page.capacity_units
+        count -= max(page.count, 1)
         _take_in(run, comparison, "sample", page, asked_at)
-    for at in range(0, len(keys), KEYS_PER_CALL):
-        units += _look_up(run, source, comparison, keys[at : at + KEYS_PER_CALL], limit)
-    return Snapshot(began_at, run.clock.aws_now(), False, units)
+        if page.next_key is not None:
+            places.append((segment, page.next_key))
+    return units
 
 
 def _take_in(

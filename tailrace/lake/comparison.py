@@ -131,18 +131,10 @@ class Comparison:
             self._note_states(head, whole)
             self._judge()
             latest_items = self._compare_latest()
-            items = "FROM seen WHERE image NOTNULL"
             counts = dict(self._fetch("SELECT kind, count(DISTINCT key) FROM wrong GROUP BY kind"))
             return Differences(
-                source_items=self._count(
-                    "SELECT count(DISTINCT key) FROM seen WHERE image NOTNULL"
-                ),
-                warehouse_items=self._count(
-                    "SELECT count(*) FROM (SELECT arg_max(absent, version) AS absent FROM states"
-                    " GROUP BY key) WHERE NOT absent"
-                ),
                 equal=self._count(
-                    f"SELECT count(DISTINCT key) {items} AND key NOT IN"
+                    "SELECT count(DISTINCT key) FROM seen WHERE image NOTNULL AND key NOT IN"
                     " (SELECT key FROM wrong WHERE kind <> 'latest')"
                 ),
                 missing=counts.get("missing", 0),
@@ -256,6 +248,14 @@ class Comparison:
             WHERE coalesce(latest.absent, true) <> coalesce(folded.absent, true)
                 OR md5_number(latest.image) IS DISTINCT FROM folded.digest
                 OR (NOT folded.absent AND latest.version <> folded.version)""")
+        self._con.execute(f"""
+            DELETE FROM wrong WHERE kind = 'latest' AND version = other AND item IN (
+                SELECT wrong.item
+                FROM wrong
+                JOIN latest ON latest.rowid = wrong.item AND NOT latest.absent
+                JOIN folded ON folded.key = wrong.key AND NOT folded.absent
+                JOIN {self._log} AS log ON log.key = wrong.key AND log.version = wrong.version
+                WHERE wrong.kind = 'latest' AND same_item(latest.image, log.image::VARCHAR))""")
         return self._count("SELECT count(*) FROM latest WHERE NOT absent")
 
     # ------------------------------------------------------------------------------- showing
@@ -268,7 +268,7 @@ class Comparison:
                 ORDER BY place, key LIMIT {most})"""
         rows = self._fetch(f"""
             {first}
-            SELECT first.kind, first.key, seen.image, CASE WHEN NOT states.absent THEN log.image END
+            SELECT first.kind, first.key, seen.image, CASE WHEN NOT states.absent THEN log.image::VARCHAR END
             FROM first
             JOIN seen ON seen.rowid = first.item
             LEFT JOIN states ON states.key = first.key AND states.version = first.version
@@ -279,9 +279,9 @@ class Comparison:
                 {first}
                 SELECT first.kind, first.key,
                     CASE WHEN folded.absent THEN NULL
-                        WHEN log.image::VARCHAR = latest.image THEN first.version
-                        ELSE log.image END,
-                    CASE WHEN log.image::VARCHAR = latest.image AND NOT folded.absent
+                        WHEN same_item(log.image::VARCHAR, latest.image) THEN first.version
+                        ELSE log.image::VARCHAR END,
+                    CASE WHEN NOT folded.absent AND same_item(log.image::VARCHAR, latest.image)
                         THEN first.other ELSE latest.image END
                 FROM first
                 LEFT JOIN latest ON latest.rowid = first.item

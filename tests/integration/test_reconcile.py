@@ -3,7 +3,6 @@ damage to the warehouse is found, with both sides."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +12,13 @@ from typing import Any
 import pytest
 
 from sandbox.workload import churn, create_table, put_all
-from tailrace.capture import reconcile
 from tailrace.config import Config
 from tailrace.engine import Engine
-from tailrace.lake.attach import connect
-from tailrace.model import Reconciliation
 from tailrace.transform.runner import build
 from tests.integration.replica import drain_until_caught_up, without_margin, write_config
 
 METHODS = ["export", "scan", "sample"]
-HOSTILE = "o'Brien \"x\" /~ €.$[0]"
+HOSTILE = 'o\'Brien "x" /~ €.$[0]'
 
 
 def item(number: int, **attributes: Any) -> dict[str, Any]:
@@ -74,3 +70,22 @@ def test_a_table_that_is_written_to_all_the_while_is_equal(
             result = engine.reconcile("events", method, sample=300)
             assert result.is_equal, result.found.shown[:3]
     assert result.found.equal == result.found.source_items >= 300
+
+
+def test_zz_time(aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    without_margin(monkeypatch)
+    t = time.monotonic()
+    config, name = replicated(aws, tmp_path, [item(number) for number in range(500)])
+    print("replicated", time.monotonic() - t)
+    with Engine.open(config) as engine:
+        for method in METHODS:
+            t = time.monotonic()
+            result = engine.reconcile("events", method, sample=300)
+            print(method, time.monotonic() - t, result)
+    with Engine.open(config) as engine, written_to(aws, name):
+        for method in METHODS:
+            t = time.monotonic()
+            result = engine.reconcile("events", method, sample=300)
+            print(method, time.monotonic() - t, result)
