@@ -338,7 +338,7 @@ def _settled(
     drain: Callable[[], int],
     patience_seconds: float,
 ) -> Head:
-    """The ledger's head once it holds a complete pass that began after `until`, whose ever it is.
+    """The ledger's head once it holds a complete pass that began at `until` or later, whosever.
 
     Raises Retryable where passes come to no end, or another epoch went live."""
     _wait_until(run, until)
@@ -346,7 +346,7 @@ def _settled(
     fruitless = 0
     for _ in range(PASSES_MAX):
         head = run.log.head(run.model)
-        if head.last_proof is not None and head.last_proof.began_at > until:
+        if head.last_proof is not None and head.last_proof.began_at >= until:
             return _still(run.model, live, head)
         if run.clock.monotonic() < patient_until:
             _pause(run, PASS_REST_SECONDS)

@@ -134,7 +134,7 @@ class Comparison:
             counts = dict(self._fetch("SELECT kind, count(DISTINCT key) FROM wrong GROUP BY kind"))
             return Differences(
                 equal=self._count(
-                    "SELECT count(DISTINCT key) FROM seen WHERE image NOTNULL AND key NOT IN"
+                    "SELECT count(DISTINCT key) FROM seen WHERE digest NOTNULL AND key NOT IN"
                     " (SELECT key FROM wrong WHERE kind <> 'latest')"
                 ),
                 missing=counts.get("missing", 0),
@@ -142,7 +142,7 @@ class Comparison:
                 different=counts.get("different", 0),
                 latest_items=latest_items,
                 latest_different=counts.get("latest", 0),
-                shown=tuple(self._shown(shown)),
+                shown=tuple(self._shown(shown)) if counts else (),
             )
 
     def _states(self, batch: int, live: Mapping[int, str]) -> str:
@@ -185,9 +185,9 @@ class Comparison:
             INSERT INTO wrong
             WITH judged AS (
                 SELECT seen.rowid AS item, any_value(seen.key) AS key,
-                    any_value(seen.image) IS NULL AS is_absent,
+                    bool_or(seen.digest IS NULL) AS is_absent,
                     bool_or(states.key NOTNULL AND states.digest IS NOT DISTINCT FROM seen.digest
-                        AND states.absent = (seen.image IS NULL)) AS is_same,
+                        AND states.absent = (seen.digest IS NULL)) AS is_same,
                     coalesce(bool_or(states.settled), false) AS had_state,
                     coalesce(bool_or(NOT states.absent), false) AS is_held,
                     coalesce(max(states.version) FILTER (WHERE NOT states.absent),
@@ -268,7 +268,8 @@ class Comparison:
                 ORDER BY place, key LIMIT {most})"""
         rows = self._fetch(f"""
             {first}
-            SELECT first.kind, first.key, seen.image, CASE WHEN NOT states.absent THEN log.image::VARCHAR END
+            SELECT first.kind, first.key, seen.image,
+                CASE WHEN NOT states.absent THEN log.image::VARCHAR END
             FROM first
             JOIN seen ON seen.rowid = first.item
             LEFT JOIN states ON states.key = first.key AND states.version = first.version
