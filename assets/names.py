@@ -15,7 +15,11 @@ DEFAULT_OWNERS = "team:data"
 DRAIN_POOL = "drain"
 MERGE_POOL = "merge"
 
+# One reconciliation at a time: it may take hours, and holds up neither drains nor merges.
+RECONCILE_POOL = "reconcile"
+
 FRESHNESS = "freshness"
+RECONCILIATION = "reconciliation"
 
 
 def base_key(model: str) -> dg.AssetKey:
@@ -41,6 +45,11 @@ def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
 def freshness_key(model: str) -> dg.AssetCheckKey:
     """The check on `<model>/changes`."""
     return dg.AssetCheckKey(changes_key(model), FRESHNESS)
+
+
+def reconciliation_key(model: str) -> dg.AssetCheckKey:
+    """The check on `<model>/changes`, in an op of its own."""
+    return dg.AssetCheckKey(changes_key(model), RECONCILIATION)
 
 
 def base_pool(table: Table) -> str:

@@ -27,6 +27,7 @@ from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
     BASE_COMPLETE,
+    SAMPLE_ITEMS,
     BaseResult,
     DrainResult,
     Head,
@@ -45,7 +46,6 @@ from tailrace.sources.tables import describe_table, require_stream
 
 TABLES_AT_ONCE = 8
 
-SAMPLE_ITEMS = 1_000
 DIFFERENCES_SHOWN = 100
 
 # A pass runs at least this often even if nothing is new: coverage has to be proven.

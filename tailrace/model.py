@@ -11,6 +11,8 @@ OPEN = "open"
 BASE_COMPLETE = "base_complete"
 LIVE = "live"
 
+SAMPLE_ITEMS = 1_000  # of a reconciliation by sample, where nobody says how many
+
 
 @dataclass(frozen=True)
 class KeyAttribute:
