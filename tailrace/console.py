@@ -88,7 +88,8 @@ def print_reconciliation(result: Reconciliation) -> None:
     """What was compared, how much of it differs, and the first differences with both sides, on
     standard output."""
     console, found = standard_output(), result.found
-    counts = Table(title=_reconciled(result), title_justify="left", show_header=False)
+    console.print(_reconciled(result), soft_wrap=True)
+    counts = Table(show_header=False)
     counts.add_column()
     counts.add_column(justify="right")
     for name, count in (
@@ -105,10 +106,12 @@ def print_reconciliation(result: Reconciliation) -> None:
     console.print(counts)
     if found.shown:
         console.print(_differences(result))
-    verdict = "equal" if result.is_equal else f"NOT equal: {found.count:,} differences"
-    console.print(
-        Text(f"{result.model}: {verdict}", "bold green" if result.is_equal else "bold red")
-    )
+    if len(found.shown) < found.count:
+        console.print(f"These are the first {len(found.shown):,}.", highlight=False)
+    if result.is_equal:
+        console.print(Text(f"{result.model}: equal", "bold green"))
+    else:
+        console.print(Text(f"{result.model}: {found.count:,} differences", "bold red"))
 
 
 def _reconciled(result: Reconciliation) -> Text:
@@ -120,9 +123,7 @@ def _reconciled(result: Reconciliation) -> Text:
 
 
 def _differences(result: Reconciliation) -> Table:
-    shown, count = len(result.found.shown), result.found.count
-    title = "differences" if shown == count else f"the first {shown:,} of {count:,} differences"
-    table = Table(title=title, title_justify="left", show_lines=True)
+    table = Table(show_lines=True)
     for heading in ("kind", "key", "in the table", "in the warehouse"):
         table.add_column(heading, overflow="fold")
     for each in result.found.shown:

@@ -380,7 +380,7 @@ def test_reconcile_exits_1_and_shows_both_sides_of_each_difference(reconciling: 
     result = run("reconcile", "orders", parts=reconciling)
     assert result.exit_code == 1
     assert "orders: 3 differences" in result.stdout
-    assert "the first 2 of 3 differences" in result.stdout
+    assert "These are the first 2." in result.stdout
     [row] = [line for line in result.stdout.splitlines() if '"S":"a"' in line]
     assert '{"pk":{"S":"a"},"n":{"N":"1"}}' in row
     assert "(not there)" in row
