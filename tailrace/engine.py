@@ -255,7 +255,7 @@ class Engine:
         table = describe_table(self._aws, config.name)
         with (
             self._folder() as folder,
-            Comparison(self.config.warehouse, config.model, table.key) as comparison,
+            Comparison(self.config.warehouse, config.model, table.key, folder) as comparison,
         ):
             run = bootstrap.Bootstrap(
                 self._log, self._clock, config.model, folder, self._progress, Stop(self.stop)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -32,16 +33,20 @@ NO_KEY = "tailrace: an item without its key"
 
 
 class Comparison:
-    """One comparison of a model with its source. A context manager with a connection of its own,
-    which writes nothing to the warehouse; safe for threads."""
+    """One comparison of a model with its source, which puts what it cannot hold in memory into
+    `folder`. A context manager with a connection of its own, which writes nothing to the
+    warehouse; safe for threads."""
 
-    def __init__(self, warehouse: Warehouse, model: str, key: Sequence[KeyAttribute]) -> None:
+    def __init__(
+        self, warehouse: Warehouse, model: str, key: Sequence[KeyAttribute], folder: Path
+    ) -> None:
         self._warehouse = warehouse
         self._model = model
         self._log = ident(CHANGES, model)
         self._key = key
         self._mutex = threading.RLock()
         self._con = connect(warehouse, read_only=True)
+        self._con.execute(f"SET temp_directory = {literal(str(folder / 'spilled'))}")
         self._con.create_function("same_item", same_item, ["VARCHAR", "VARCHAR"], "BOOLEAN")
         # An image that is NULL says that the key was not there.
         self._con.execute(

@@ -137,7 +137,7 @@ class Lake:
             return comparison.differences(self.log.head("orders"), span, 100)
 
     def comparison(self) -> Comparison:
-        return Comparison(self.warehouse, "orders", KEY)
+        return Comparison(self.warehouse, "orders", KEY, self.folder)
 
     def build_latest(self, *rows: tuple[int, str, int, dict[str, Any] | None]) -> None:
         """orders_latest as dbt would leave it: (number, version, batch, image) a row."""
