@@ -25,6 +25,12 @@ class BaseConfig(dg.Config):
         description="Give an unfinished base up and start a new epoch. Left out, the base goes on"
         " where it stopped, which is nearly always what you want.",
     )
+    repair: bool = Field(
+        False,
+        description="Only close the table's gaps: read what changed since before the first one, by"
+        " incremental exports where point-in-time recovery reaches back so far and a bucket is"
+        " named, else by a new base.",
+    )
 
 
 def build_base_asset(*, table: Table) -> dg.AssetsDefinition:
@@ -47,11 +53,18 @@ def build_base_asset(*, table: Table) -> dg.AssetsDefinition:
         told = telling(context.log.info)
         try:
             with tailrace.engine(told) as engine:
-                result = engine.base(table.model, restart=config.restart)
+                result = (
+                    engine.repair(table.model)
+                    if config.repair
+                    else engine.base(table.model, restart=config.restart)
+                )
                 [status] = engine.status([table.model])
                 parts = engine.base_parts(table.model)
         except Exception as error:
             raise failure({table.model: error}) from error
+        if result is None:
+            context.log.info(f"{table.model}: there is no gap to repair")
+            return dg.MaterializeResult()
         context.log.info(
             f"{table.model}: the base of epoch {result.epoch} is {result.state};"
             f" {result.items:,} items were read in this run"

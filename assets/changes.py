@@ -1,40 +1,43 @@
 """`<model>/changes` of all tables: one op drains those selected in threads, because a process a
-table would cost more than its pass. The check `freshness` is evaluated with it, or alone."""
+table would cost more than its pass. The checks `coverage` and `freshness` are evaluated with it, or
+alone."""
 
 # No postponed annotations here: Dagster reads what an op needs from its signature.
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from assets import names
+from assets.coverage import coverage_result, coverage_spec
 from assets.freshness import freshness_result, freshness_spec
 from assets.metadata import changes_metadata, changes_version, failure
 from assets.resource import TailraceResource
 from tailrace.config import Table
 from tailrace.errors import TailraceError
+from tailrace.model import TableStatus, gap_text
 
 
 def build_changes_assets(*, tables: Sequence[Table]) -> dg.AssetsDefinition:
-    """The assets of all tables' changes, and their freshness checks, in one op."""
+    """The assets of all tables' changes, and their checks, in one op."""
 
     @dg.multi_asset(
         name="drain",
         specs=[_changes_spec(table=table) for table in tables],
-        check_specs=[freshness_spec(table=table) for table in tables],
+        check_specs=[
+            spec(table=table) for table in tables for spec in (coverage_spec, freshness_spec)
+        ],
         can_subset=True,
         pool=names.DRAIN_POOL,
     )
     def drain(context: dg.AssetExecutionContext, tailrace: TailraceResource) -> Iterator[Any]:
         selected = {key.path[0] for key in context.selected_asset_keys}
-        checked = {key.asset_key.path[0] for key in context.selected_asset_check_keys}
         to_drain = [table.model for table in tables if table.model in selected]
-        to_check = [table.model for table in tables if table.model in checked]
         try:
-            yield from _drained(context, tailrace, to_drain, to_check)
+            yield from _drained(context, tailrace, to_drain, context.selected_asset_check_keys)
         except TailraceError as error:
-            raise failure(dict.fromkeys(to_drain or to_check, error)) from error
+            raise failure(dict.fromkeys(to_drain, error)) from error
 
     return drain
 
@@ -43,13 +46,13 @@ def _drained(
     context: dg.AssetExecutionContext,
     tailrace: TailraceResource,
     to_drain: Sequence[str],
-    to_check: Sequence[str],
+    to_check: Collection[dg.AssetCheckKey],
 ) -> Iterator[Any]:
     """Materializations of what could be drained, then the checks, then the failure of the rest:
     a table that fails holds up no other, and its own models alone are left out."""
     errors: dict[str, BaseException] = {}
     with tailrace.engine() as engine:
-        for model, outcome in engine.drain(to_drain).items() if to_drain else ():
+        for model, outcome in engine.drain(to_drain, thrifty=True).items() if to_drain else ():
             if isinstance(outcome, BaseException):
                 errors[model] = outcome
                 explained = isinstance(outcome, TailraceError)
@@ -64,10 +67,20 @@ def _drained(
             )
         done = [model for model in to_drain if model not in errors]
         tailrace.note_drained(done, engine.unmerged(done))
-        for status in engine.status(to_check) if to_check else ():
-            yield freshness_result(status)
+        checked = sorted({key.asset_key.path[0] for key in to_check})
+        for status in engine.status(checked) if checked else ():
+            yield from _checks(status, to_check)
     if errors:
         raise failure(errors) from next(iter(errors.values()))
+
+
+def _checks(
+    status: TableStatus, to_check: Collection[dg.AssetCheckKey]
+) -> Iterator[dg.AssetCheckResult]:
+    changes = names.changes_key(status.model)
+    for name, result in ((names.COVERAGE, coverage_result), (names.FRESHNESS, freshness_result)):
+        if dg.AssetCheckKey(changes, name) in to_check:
+            yield result(status)
 
 
 def _told(model: str, outcome: Any) -> str:
@@ -75,9 +88,10 @@ def _told(model: str, outcome: Any) -> str:
         return f"{model}: has no epoch yet; materialize {model}/base first"
     tip = "to the tip" if outcome.reached_tip else "not to the tip yet"
     live = "; the table is live now" if outcome.went_live else ""
+    gap = f"; {gap_text(outcome.gaps)}" if outcome.gaps else ""
     return (
         f"{model}: {outcome.rows:,} changes from {outcome.shards_read} shards, {tip},"
-        f" {outcome.seconds:.1f} s{live}"
+        f" {outcome.seconds:.1f} s{live}{gap}"
     )
 
 

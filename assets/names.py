@@ -18,8 +18,7 @@ MERGE_POOL = "merge"
 # One reconciliation at a time: it may take hours, and holds up neither drains nor merges.
 RECONCILE_POOL = "reconcile"
 
-FRESHNESS = "freshness"
-RECONCILIATION = "reconciliation"
+FRESHNESS, COVERAGE, RECONCILIATION = "freshness", "coverage", "reconciliation"
 
 
 def base_key(model: str) -> dg.AssetKey:
@@ -42,9 +41,9 @@ def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
     return tuple(dg.AssetKey([model, node]) for node in dbt_nodes(model))
 
 
-def freshness_key(model: str) -> dg.AssetCheckKey:
-    """The check on `<model>/changes`."""
-    return dg.AssetCheckKey(changes_key(model), FRESHNESS)
+def check_keys(model: str) -> tuple[dg.AssetCheckKey, ...]:
+    """The checks on `<model>/changes` that each minute's run makes."""
+    return tuple(dg.AssetCheckKey(changes_key(model), name) for name in (COVERAGE, FRESHNESS))
 
 
 def reconciliation_key(model: str) -> dg.AssetCheckKey:

@@ -94,6 +94,8 @@ def reconciliation_result(result: Reconciliation) -> dg.AssetCheckResult:
             "items of the latest model": found.latest_items,
             "of them not what the log says": found.latest_different,
         }
+    if found.unsettled:
+        metadata["changed meanwhile, not judged"] = found.unsettled
     if result.capacity_units:
         metadata["capacity units"] = round(result.capacity_units, 1)
     if found.shown:

@@ -28,7 +28,7 @@ def build_definitions(config: Config) -> dg.Definitions:
         asset_checks=[build_reconciliation_check(table=table) for table in config.tables],
         jobs=jobs,
         schedules=build_schedules(),
-        sensors=[build_drain_sensor(models=config.models, targets=jobs)],
+        sensors=[build_drain_sensor(tables=config.tables, targets=jobs)],
         resources={"tailrace": TailraceResource(config_path=str(config.path))},
         executor=executor,
     )

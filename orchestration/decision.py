@@ -5,7 +5,7 @@ It sees what the ledger says of the tables and what Dagster says of the runs, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -49,24 +49,28 @@ class LastBase:
 @dataclass(frozen=True)
 class Situation:
     """Everything a decision rests on. `states` by model, `due` and `unmerged` of the models that
-    have an epoch, `bases` of those whose base is missing or unfinished."""
+    have an epoch, `gaps` (in words) of those to repair, `bases` of those whose base is missing or
+    unfinished, or that have a gap."""
 
     now: datetime
     states: Mapping[str, str]
     runs: Sequence[RunInProgress] = ()
     due: Mapping[str, str] = field(default_factory=dict)
     unmerged: Sequence[str] = ()
+    gaps: Mapping[str, str] = field(default_factory=dict)
     bases: Mapping[str, LastBase | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BaseRequest:
-    """A run of one table's base. `run_key` is the same until that run has ended."""
+    """A run of one table's base, or of its repair. `run_key` is the same until that run has
+    ended."""
 
     model: str
     run_key: str
     attempt: int
     reason: str
+    repair: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,37 @@ def draining(runs: Sequence[RunInProgress]) -> RunInProgress | None:
     return next((run for run in runs if run.touches(CHANGES)), None)
 
 
-def needs_base(states: Mapping[str, str], runs: Sequence[RunInProgress]) -> list[str]:
-    """The models whose base is missing or unfinished, and which no run is reading."""
+def needs_base(
+    states: Mapping[str, str], gaps: Collection[str], runs: Sequence[RunInProgress]
+) -> list[str]:
+    """The models whose base is missing or unfinished or that have a gap, and which no run is
+    reading."""
     reading = {model for run in runs for model in run.touches(BASE)}
     return [
-        model for model, state in states.items() if state in (NONE, OPEN) and model not in reading
+        model
+        for model, state in states.items()
+        if (state in (NONE, OPEN) or model in gaps) and model not in reading
     ]
+
+
+def _repair(model: str, gap: str, last: LastBase | None, now: datetime) -> BaseRequest | str:
+    left = _left(last, now)
+    if last and left > 0:
+        return (
+            f"{model}: its repair failed (run {last.run_id[:8]}: see its error); it is tried again"
+            f" in {duration(left)}, or at once if you materialize {model}/base."
+        )
+    attempt = last.attempt + 1 if last and not last.succeeded else 1
+    key = f"repair-{model}-after-{last.run_id if last else 'nothing'}"
+    return BaseRequest(model, key, attempt, _shortened(gap), repair=True)
+
+
+def _left(last: LastBase | None, now: datetime) -> float:
+    """Seconds until a base that failed `last.attempt` times in a row is tried again."""
+    if last is None or last.succeeded or not last.attempt:
+        return 0.0
+    wait = min(RETRY_FIRST * 2 ** min(last.attempt, 10), RETRY_LAST)
+    return (last.ended_at + wait - now).total_seconds()
 
 
 def decide(at: Situation) -> Decision:
@@ -122,15 +151,22 @@ def decide(at: Situation) -> Decision:
 
 def reason_tag(reasons: Mapping[str, str]) -> str:
     """The reasons in one line of bounded length, as a run's tag."""
-    text = "; ".join(f"{model}: {reason}" for model, reason in reasons.items())
+    return _shortened("; ".join(f"{model}: {reason}" for model, reason in reasons.items()))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 1]}…"
 
 
 def _bases(at: Situation) -> tuple[list[BaseRequest], list[str]]:
     requests: list[BaseRequest] = []
     notes: list[str] = []
-    for model in needs_base(at.states, at.runs):
-        asked = _base(model, at.states[model], at.bases.get(model), at.now)
+    for model in needs_base(at.states, at.gaps, at.runs):
+        last, state = at.bases.get(model), at.states[model]
+        if model in at.gaps and state not in (NONE, OPEN):
+            asked = _repair(model, at.gaps[model], last, at.now)
+        else:
+            asked = _base(model, state, last, at.now)
         if isinstance(asked, BaseRequest):
             requests.append(asked)
         else:
@@ -147,9 +183,8 @@ def _base(model: str, state: str, last: LastBase | None, now: datetime) -> BaseR
     key = f"base-{model}-after-{last.run_id}"
     if last.succeeded:
         return BaseRequest(model, key, 1, f"its base is {state} in this warehouse")
-    wait = min(RETRY_FIRST * 2 ** min(last.attempt, 10), RETRY_LAST)
-    left = (last.ended_at + wait - now).total_seconds()
-    if last.attempt and left > 0:
+    left = _left(last, now)
+    if left > 0:
         return (
             f"{model}: its base failed ({run}: see its error); it is tried again in"
             f" {duration(left)}, or at once if you materialize {model}/base."

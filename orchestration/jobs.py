@@ -25,7 +25,7 @@ def build_jobs(models: Sequence[str]) -> tuple[dg.JobDefinition, ...]:
 
     (Dagster's type of an unresolved job is not public, hence the name in the signature.)"""
     minute_assets = [key for model in models for key in minute_keys(model)]
-    freshness = [names.freshness_key(model) for model in models]
+    checks = [key for model in models for key in names.check_keys(model)]
     dbt_keys = [key for model in models for key in names.dbt_keys(model)]
     return (
         dg.define_asset_job(
@@ -36,7 +36,7 @@ def build_jobs(models: Sequence[str]) -> tuple[dg.JobDefinition, ...]:
         dg.define_asset_job(
             MINUTE,
             selection=dg.AssetSelection.assets(*minute_assets).without_checks()
-            | dg.AssetSelection.checks(*freshness),
+            | dg.AssetSelection.checks(*checks),
             description="Drains the streams, then builds the dbt models where something landed.",
         ),
         dg.define_asset_job(

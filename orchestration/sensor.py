@@ -4,38 +4,33 @@ nothing itself, and remembers nothing that the ledger and the run storage do not
 # No postponed annotations here: Dagster reads what an op needs from its signature.
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance
 
 from assets import names
+from assets.coverage import coverage_evaluation
 from assets.freshness import freshness_evaluation, is_stale
 from assets.resource import TailraceResource
 from orchestration import decision, jobs
-from orchestration.decision import BaseRequest, Decision, LastBase, RunInProgress, Situation
-from tailrace.model import TableStatus
+from orchestration.decision import Decision, Situation
+from orchestration.runs import REASON_TAG, base_run, in_progress, last_base
+from tailrace.config import Table
+from tailrace.model import TableStatus, gap_text
 
 INTERVAL_VARIABLE = "TAILRACE_SENSOR_SECONDS"
 INTERVAL_SECONDS = 60
 DUE_TAG = "tailrace/due"
-ATTEMPT_TAG = "tailrace/attempt"
-REASON_TAG = "tailrace/reason"
-
-UNFINISHED = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 
 def build_drain_sensor(
-    *, models: Sequence[str], targets: Sequence[dg.JobDefinition]
+    *, tables: Sequence[Table], targets: Sequence[dg.JobDefinition]
 ) -> dg.SensorDefinition:
     """The sensor over all tables, on by default."""
+    models = [table.model for table in tables]
+    repaired = [table.model for table in tables if table.repair.automatic]
 
     @dg.sensor(
         name="drain_sensor",
@@ -44,13 +39,13 @@ def build_drain_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Every minute: looks into the streams, and asks for one run that drains the"
         " tables where something is due and builds their models. Starts the base of a table that"
-        " has none, and goes on with one that was interrupted.",
+        " has none, goes on with one that was interrupted, and repairs gaps.",
     )
     def drain_sensor(
         context: dg.SensorEvaluationContext, tailrace: TailraceResource
     ) -> dg.SensorResult:
         try:
-            decided, statuses = _look(context.instance, tailrace, models)
+            decided, statuses = _look(context.instance, tailrace, models, repaired)
         except Exception as error:
             context.log.exception("the sensor could not look")
             return dg.SensorResult(skip_reason=f"Could not look: {error}")
@@ -60,13 +55,21 @@ def build_drain_sensor(
 
 
 def _look(
-    instance: DagsterInstance, tailrace: TailraceResource, models: Sequence[str]
+    instance: DagsterInstance,
+    tailrace: TailraceResource,
+    models: Sequence[str],
+    repaired: Collection[str],
 ) -> tuple[Decision, Sequence[TableStatus]]:
     now = datetime.now(UTC)
-    runs = list(_in_progress(instance, models))
+    runs = list(in_progress(instance, models))
     with tailrace.engine() as engine:
         statuses = engine.status(models)
         states = {status.model: status.state for status in statuses}
+        gaps = {
+            status.model: gap_text(status.gaps)
+            for status in statuses
+            if status.gaps and status.model in repaired
+        }
         begun = [model for model in models if states[model] != decision.NONE]
         idle = decision.draining(runs) is None and bool(begun)
         at = Situation(
@@ -75,14 +78,16 @@ def _look(
             runs=runs,
             due=engine.peek(begun) if idle else {},
             unmerged=engine.unmerged(begun) if idle else (),
-            bases={m: _last_base(instance, m) for m in decision.needs_base(states, runs)},
+            gaps=gaps,
+            bases={m: last_base(instance, m) for m in decision.needs_base(states, gaps, runs)},
         )
         return decision.decide(at), statuses
 
 
 def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResult:
-    """Runs to ask for; a table that is stale and that no run is asked for turns its check red."""
-    requests = [_base_run(base) for base in decided.bases]
+    """Runs to ask for; a table that is stale or torn, and for which no run is asked, turns its
+    checks red."""
+    requests = [base_run(base) for base in decided.bases]
     said = [f"{base.model}/base: {base.reason}." for base in decided.bases]
     reasons = decided.minute.reasons if decided.minute else {}
     if reasons:
@@ -94,61 +99,25 @@ def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResu
         skip_reason=None if requests else " ".join(said),
         cursor=" ".join(said),
         asset_events=[
-            freshness_evaluation(status)
+            evaluation
             for status in statuses
-            if status.lag_seconds is not None and is_stale(status) and status.model not in reasons
+            if status.model not in reasons
+            for evaluation in _red(status)
         ],
     )
 
 
-def _base_run(base: BaseRequest) -> dg.RunRequest:
-    return dg.RunRequest(
-        job_name=jobs.BOOTSTRAP,
-        run_key=base.run_key,
-        asset_selection=[names.base_key(base.model)],
-        tags={ATTEMPT_TAG: str(base.attempt), REASON_TAG: f"{base.model}: {base.reason}"},
-    )
+def _red(status: TableStatus) -> Iterator[dg.AssetCheckEvaluation]:
+    if status.gaps:
+        yield coverage_evaluation(status)
+    if status.lag_seconds is not None and is_stale(status):
+        yield freshness_evaluation(status)
 
 
 def _minute_run(reasons: Mapping[str, str]) -> dg.RunRequest:
     return dg.RunRequest(
         job_name=jobs.MINUTE,
         asset_selection=[key for model in reasons for key in jobs.minute_keys(model)],
-        asset_check_keys=[names.freshness_key(model) for model in reasons],
+        asset_check_keys=[key for model in reasons for key in names.check_keys(model)],
         tags={DUE_TAG: ",".join(reasons), REASON_TAG: decision.reason_tag(reasons)},
-    )
-
-
-def _in_progress(instance: DagsterInstance, models: Sequence[str]) -> Iterator[RunInProgress]:
-    for record in instance.get_run_records(RunsFilter(statuses=UNFINISHED)):
-        run = record.dagster_run
-        since = record.start_time or record.create_timestamp.timestamp()
-        yield RunInProgress(run.run_id, _keys(run, models), datetime.fromtimestamp(since, UTC))
-
-
-def _keys(run: DagsterRun, models: Sequence[str]) -> frozenset[tuple[str, ...]]:
-    """What a run materializes: its selection, else all that its job does."""
-    if run.asset_selection is not None:
-        return frozenset(tuple(key.path) for key in run.asset_selection)
-    if run.job_name == jobs.BOOTSTRAP:
-        return frozenset((model, decision.BASE) for model in models)
-    if run.job_name == jobs.MINUTE:
-        return frozenset((model, decision.CHANGES) for model in models)
-    return frozenset()
-
-
-def _last_base(instance: DagsterInstance, model: str) -> LastBase | None:
-    planned = instance.get_latest_planned_materialization_info(names.base_key(model))
-    record = instance.get_run_record_by_id(planned.run_id) if planned else None
-    if record is None:
-        return None
-    run = record.dagster_run
-    return LastBase(
-        run_id=run.run_id,
-        succeeded=run.status == DagsterRunStatus.SUCCESS,
-        canceled=run.status == DagsterRunStatus.CANCELED,
-        attempt=int(run.tags.get(ATTEMPT_TAG, "0")),
-        ended_at=datetime.fromtimestamp(
-            record.end_time or record.update_timestamp.timestamp(), UTC
-        ),
     )

@@ -69,8 +69,11 @@ STATUS_KEYS = (
     "base_parts_done",
     "base_parts_total",
     "last_pass_at",
+    "proven_until",
     "lag_seconds",
     "shards_open",
+    "idle_reads_a_day",
+    "gaps",
 )
 
 OnProgress = Callable[[BaseProgress], None]
@@ -330,7 +333,12 @@ def sync(
         opened = parts.engine(settings, reporter.progress)
         with _left_open_while_busy(opened) as engine:
             result = synchronise(
-                engine, build, models, until_caught_up=until_caught_up, tell=reporter.tell
+                engine,
+                build,
+                models,
+                until_caught_up=until_caught_up,
+                repairs=all(settings.table(model).repair.automatic for model in models),
+                tell=reporter.tell,
             )
         _summarise(result, models, reporter.tell)
     for error in dict.fromkeys(result.failures.values()):
@@ -353,7 +361,7 @@ def base(
     """Read a table's base: go on with an unfinished one, else open a new epoch.
 
     A table that is live is read anew behind its readers' backs: they see the old epoch until the
-    new one is live, which the next `tailrace sync` brings about. This closes a gap."""
+    new one is live, which the next `tailrace sync` brings about."""
     from tailrace.console import Reporter
 
     parts: Parts = ctx.obj
@@ -367,6 +375,34 @@ def base(
             f"{model}: epoch {read.epoch}, base by {read.method} complete: {read.items:,} items"
             f" in {read.seconds:.0f} s. `tailrace sync` takes it live."
         )
+
+
+@app.command()
+def repair(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(help="A table's name or model.", metavar="TABLE")],
+    config: ConfigOption = None,
+) -> None:
+    """Close a table's gaps: read what changed since before the first one.
+
+    By incremental exports, where point-in-time recovery is on and a bucket is named; else by a new
+    base. Readers go on seeing what they see until the next `tailrace sync` takes it live."""
+    from tailrace.console import Reporter
+
+    parts: Parts = ctx.obj
+    settings = parts.config(config)
+    [model] = _models(settings, [table])
+    with _kept_to_stderr(), Reporter() as reporter, _interruptible(reporter):
+        opened = parts.engine(settings, reporter.progress)
+        with _left_open_while_busy(opened) as engine:
+            read = engine.repair(model)
+        if read is None:
+            reporter.tell(f"{model}: there is no gap to repair.")
+        else:
+            reporter.tell(
+                f"{model}: epoch {read.epoch}, by {read.method}, {read.state}: {read.items:,} items"
+                f" in {read.seconds:.0f} s. `tailrace sync` takes it live."
+            )
 
 
 @app.command()
@@ -440,11 +476,13 @@ def status(
     format: Annotated[StatusFormat, typer.Option("--format", "-f")] = StatusFormat.table,
     config: ConfigOption = None,
 ) -> None:
-    """Show each table's epoch, state, rows, last pass, lag and shards.
+    """Show each table's epoch, state, rows, last pass, lag, shards, and gaps.
 
     --format json gives an array of objects with the keys table, model, epoch, state (none, open,
     base_complete, live), rows, items_read, base_parts_done, base_parts_total, last_pass_at (ISO
-    8601, UTC), lag_seconds and shards_open; what is not known is null."""
+    8601, UTC), proven_until (every change made before it is in the log), lag_seconds (its age),
+    shards_open, idle_reads_a_day (GetRecords calls to a stream without changes) and gaps (since,
+    until, reason); what is not known is null."""
     settings = ctx.obj.config(config)
     models = _models(settings, table)
     if _warehouse_exists(settings):
@@ -529,6 +567,11 @@ def _status_object(each: TableStatus) -> dict[str, Any]:
     values = asdict(each)
     values["table"] = values.pop("table_name")
     values["last_pass_at"] = _iso(each.last_pass_at)
+    values["proven_until"] = _iso(each.proven_until)
+    values["gaps"] = [
+        {"since": _iso(gap.since), "until": _iso(gap.until), "reason": gap.reason}
+        for gap in each.gaps
+    ]
     return {key: values[key] for key in STATUS_KEYS}
 
 
@@ -551,6 +594,7 @@ def _reconciliation_object(result: Reconciliation) -> dict[str, Any]:
             "different": found.different,
             "latest_items": found.latest_items,
             "latest_different": found.latest_different,
+            "unsettled": found.unsettled,
         },
         "differences": [asdict(each) for each in found.shown],
     }

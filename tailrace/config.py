@@ -226,6 +226,18 @@ class ScanBase(_Settings):
     )
 
 
+def _bare_bucket(value: str | None) -> str | None:
+    if value is not None and not BUCKET.fullmatch(value):
+        raise PydanticCustomError("bucket", "not a bucket's name")
+    return value
+
+
+def _plain_prefix(value: str) -> str:
+    if value.startswith("/") or "://" in value:
+        raise PydanticCustomError("prefix", "not a key prefix")
+    return value.rstrip("/")
+
+
 class ExportBase(_Settings):
     """A base read from a point-in-time export to S3: no read capacity, needs PITR."""
 
@@ -259,19 +271,8 @@ class ExportBase(_Settings):
         min_length=1,
     )
 
-    @field_validator("bucket")
-    @classmethod
-    def _check_bucket(cls, value: str) -> str:
-        if not BUCKET.fullmatch(value):
-            raise PydanticCustomError("bucket", "not a bucket's name")
-        return value
-
-    @field_validator("prefix")
-    @classmethod
-    def _check_prefix(cls, value: str) -> str:
-        if value.startswith("/") or "://" in value:
-            raise PydanticCustomError("prefix", "not a key prefix")
-        return value.rstrip("/")
+    _bucket = field_validator("bucket")(_bare_bucket)
+    _prefix = field_validator("prefix")(_plain_prefix)
 
 
 class StreamConfig(_Settings):
@@ -296,6 +297,37 @@ class StreamConfig(_Settings):
         ByteSize(256 * 2**20),
         ge=10**6,
     )
+    freshness_seconds: Annotated[float, Number] = _field(
+        "a number of seconds from 60 to 3600",
+        "How old the proof of coverage may become where nothing changes: at least so often a pass "
+        "reads every shard, the silent ones too. Longer is cheaper on streams of many shards.",
+        300.0,
+        ge=60,
+        le=3600,
+        allow_inf_nan=False,
+    )
+
+
+class RepairConfig(_Settings):
+    """What happens when changes were lost, e.g. after more than a day without a pass."""
+
+    automatic: bool = _field(
+        "true or false",
+        "Whether Dagster repairs a gap by itself. If false: `tailrace repair TABLE`.",
+        True,
+    )
+    bucket: str | None = _field(
+        "a bucket's bare name: 3 to 63 lower-case letters, digits, dots and dashes",
+        "Where incremental exports go, which close a gap without reading the whole table. Left "
+        "out: base.bucket, if the base is an export; else a new base is read.",
+        None,
+    )
+    prefix: str = _field(
+        "a key prefix without a leading slash, or nothing", "Key prefix of these exports.", ""
+    )
+
+    _bucket = field_validator("bucket")(_bare_bucket)
+    _prefix = field_validator("prefix")(_plain_prefix)
 
 
 Base = Annotated[ScanBase | ExportBase, Field(discriminator="method")]
@@ -316,6 +348,14 @@ class Table(_Settings):
     )
     base: Base = _field("a mapping with `method: scan` or `method: export`", "", ScanBase())
     stream: StreamConfig = _field("a mapping with `source:`", "", StreamConfig())
+    repair: RepairConfig = _field("a mapping with `automatic:`", "", RepairConfig())
+
+    @property
+    def repair_base(self) -> ExportBase | None:
+        """Where and how incremental exports are made; None where no bucket is named."""
+        if self.repair.bucket:
+            return ExportBase(bucket=self.repair.bucket, prefix=self.repair.prefix)
+        return self.base if isinstance(self.base, ExportBase) else None
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tailrace.model import BaseProgress, Reconciliation, TableStatus
+from tailrace.model import BaseProgress, Reconciliation, TableStatus, gap_text
 from tailrace.tabular import Column, plain_text
 
 PROGRESS_LINE_SECONDS = 10.0
@@ -61,12 +61,23 @@ def _cell(value: Any, column: Column) -> Text:
 def print_status(lines: Sequence[TableStatus]) -> None:
     """How the tables stand, as a table on standard output."""
     table = Table()
-    for name in ("table", "model", "epoch", "state", "base", "rows", "last pass", "lag", "shards"):
-        is_number = name in ("epoch", "base", "rows", "lag", "shards")
+    numbers = ("epoch", "base", "rows", "lag", "shards", "idle polling")
+    for name in ("table", "model", "epoch", "state", "base", "rows", "last pass", *numbers[3:]):
+        is_number = name in numbers
         table.add_column(name, justify="right" if is_number else "left")
     for each in lines:
-        table.add_row(*map(Text, _status_cells(each)))
+        table.add_row(*map(Text, _status_cells(each)), style="red" if each.gaps else "")
     standard_output().print(table)
+    for each in lines:
+        if each.gaps:
+            text = f"{each.model}: {gap_text(each.gaps)}. Repair: tailrace repair {each.model}"
+            standard_output().print(Text(visible(text), style="red"), soft_wrap=True)
+
+
+# What AWS asks for a GetRecords call to a stream, us-east-1, without its free tier.
+# https://aws.amazon.com/dynamodb/pricing/on-demand/
+READ_DOLLARS = 0.02 / 100_000
+DAYS_A_MONTH = 30
 
 
 def _status_cells(each: TableStatus) -> Sequence[str]:
@@ -81,6 +92,7 @@ def _status_cells(each: TableStatus) -> Sequence[str]:
         f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if at else NOT_KNOWN,
         NOT_KNOWN if each.lag_seconds is None else duration(each.lag_seconds),
         str(each.shards_open),
+        f"${each.idle_reads_a_day * DAYS_A_MONTH * READ_DOLLARS:.2f}/month",
     )
 
 
@@ -103,6 +115,8 @@ def print_reconciliation(result: Reconciliation) -> None:
         ("of them not what the log says", found.latest_different),
     ):
         counts.add_row(name, NOT_KNOWN if count is None else f"{count:,}")
+    if found.unsettled:
+        counts.add_row("changed meanwhile, not judged", f"{found.unsettled:,}")
     console.print(counts)
     if found.shown:
         console.print(_differences(result))

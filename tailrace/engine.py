@@ -14,19 +14,20 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tailrace.capture import bootstrap, drain, reconcile
+from tailrace.capture import bootstrap, coverage, drain, reconcile
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
-from tailrace.errors import ConfigError, Gap
+from tailrace.errors import ConfigError, SourceMissing
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
-    BASE_COMPLETE,
+    INCREMENTAL,
+    OPEN,
     SAMPLE_ITEMS,
     BaseResult,
     DrainResult,
@@ -40,16 +41,22 @@ from tailrace.model import (
 )
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
+from tailrace.sources.lookup import LookedUpStream
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
-from tailrace.sources.tables import describe_table, require_stream
+from tailrace.sources.tables import (
+    KEYS_ONLY,
+    describe_table,
+    point_in_time_recovery,
+    require_stream,
+)
 
 TABLES_AT_ONCE = 8
 
 DIFFERENCES_SHOWN = 100
 
-# A pass runs at least this often even if nothing is new: coverage has to be proven.
-PROOF_SECONDS = 300.0
+# Bounded passes over a stream that was replaced, before a new epoch is opened without its end.
+LAST_PASSES = 1_000
 
 
 @dataclass(frozen=True)
@@ -140,28 +147,87 @@ class Engine:
         is live. With `restart` an unfinished base is given up for a new epoch as well. Blocks
         until the base is complete; raises what stands in the way, nothing committed is lost."""
         config = self._table(model)
-        table = describe_table(self._aws, config.name)
-        require_stream(table)
-        with self._folder() as folder:
-            run = bootstrap.Bootstrap(
-                self._log, self._clock, model, folder, self._progress, Stop(self.stop)
-            )
-            head = self._log.head(model)
+        table = self._source(config)
+        with self._bootstrap(config) as run:
+            head = self._log.head(config.model)
             adopted = getattr(config.base, "export_arn", None)
             if restart or not bootstrap.continues(head, table, config.base.method, adopted):
                 self._open_epoch(run, config, table)
-                head = self._log.head(model)
-            assert head.epoch is not None
-            if head.epoch.state == BASE_COMPLETE:
-                return BaseResult(
-                    model, head.epoch.number, head.epoch.method, BASE_COMPLETE, 0, 0, 0, 0.0
-                )
-            if isinstance(config.base, ScanBase):
-                consistent = bool(head.epoch.detail["consistent"])
-                scan = TableScan(self._aws, config.name, consistent=consistent)
-                return bootstrap.read_scan(run, scan, table, config.base.max_rcu)
-            export = TableExport(self._aws, config.name, config.base)
-            return bootstrap.read_export(run, export, table)
+            return self._read_base(run, config, table)
+
+    def repair(self, model: str) -> BaseResult | None:
+        """Closes a table's open gaps; None if it has none.
+
+        Reads what changed since before the first gap, by incremental exports, where point-in-time
+        recovery reaches back so far and a bucket is named; else a new base. An unfinished epoch
+        is gone on with first. Raises as `base` does."""
+        config = self._table(model)
+        head = self._log.head(config.model)
+        gaps = coverage.open_gaps(head)
+        if not gaps or head.epoch is None:
+            return None
+        table = self._source(config)
+        with self._bootstrap(config) as run:
+            since = min(gap.since for gap in gaps)
+            by_changes = self._reaches(config, head, table, since)
+            unfinished = bootstrap.continues(head, table, head.epoch.method, None)
+            in_vain = (head.epoch.kind, head.epoch.state) == (INCREMENTAL, OPEN) and not by_changes
+            if not unfinished or in_vain:
+                if by_changes:
+                    old_images = table.view_type == "NEW_AND_OLD_IMAGES"
+                    bootstrap.open_incremental_epoch(run, table, since, old_images)
+                else:
+                    self._open_epoch(run, config, table)
+            return self._read_base(run, config, table)
+
+    def _reaches(self, config: Table, head: Head, table: TableDescription, since: datetime) -> bool:
+        """True where incremental exports can tell what changed since `since`: of this table,
+        onto a live epoch, into a bucket, within point-in-time recovery."""
+        if config.repair_base is None or head.live is None:
+            return False
+        if head.live.table_id != table.table_id:
+            return False
+        window = point_in_time_recovery(self._aws, config.name)
+        return window is not None and window[0] <= bootstrap.repair_begin(since)
+
+    def _source(self, config: Table) -> TableDescription:
+        """The table as it is, with a usable stream; what is left of the stream that the ledger
+        followed so far is read first."""
+        table = describe_table(self._aws, config.name)
+        require_stream(table)
+        epoch = self._log.head(config.model).epoch
+        if epoch is not None and epoch.stream_arn != table.stream_arn:
+            for _ in range(LAST_PASSES):
+                result = self.drain_table(config.model)
+                if result.ended or self.stop.is_set():
+                    break
+        return table
+
+    def _read_base(
+        self, run: bootstrap.Bootstrap, config: Table, table: TableDescription
+    ) -> BaseResult:
+        """Goes on with the base of the newest epoch, as it was planned."""
+        epoch = self._log.head(config.model).epoch
+        assert epoch is not None
+        if epoch.state != OPEN:
+            return BaseResult(config.model, epoch.number, epoch.method, epoch.state, 0, 0, 0, 0.0)
+        if epoch.kind == INCREMENTAL:
+            assert config.repair_base is not None
+            export = TableExport(self._aws, config.name, config.repair_base)
+            return bootstrap.read_incremental(run, export, table)
+        if isinstance(config.base, ScanBase):
+            consistent = bool(epoch.detail["consistent"])
+            scan = TableScan(self._aws, config.name, consistent=consistent)
+            return bootstrap.read_scan(run, scan, table, config.base.max_rcu)
+        export = TableExport(self._aws, config.name, config.base)
+        return bootstrap.read_export(run, export, table)
+
+    @contextmanager
+    def _bootstrap(self, config: Table) -> Iterator[bootstrap.Bootstrap]:
+        with self._folder() as folder:
+            yield bootstrap.Bootstrap(
+                self._log, self._clock, config.model, folder, self._progress, Stop(self.stop)
+            )
 
     def _open_epoch(self, run: bootstrap.Bootstrap, config: Table, table: TableDescription) -> None:
         if isinstance(config.base, ScanBase):
@@ -170,52 +236,56 @@ class Engine:
             export = TableExport(self._aws, config.name, config.base)
             bootstrap.open_export_epoch(run, table, export)
 
-    def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
-        """One bounded pass over the stream of each table, tables in parallel.
+    def drain(
+        self, models: Sequence[str], *, thrifty: bool = False
+    ) -> dict[str, DrainResult | Exception]:
+        """One bounded pass over the stream of each table, tables in parallel; see drain_table.
 
         A table that fails does not hold up the others: its error stands in its place."""
 
         def one(model: str) -> DrainResult | Exception:
             try:
-                return self.drain_table(model)
+                return self.drain_table(model, thrifty=thrifty)
             except Exception as error:
                 return error
 
         with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="drain") as pool:
             return dict(zip(models, pool.map(one, models), strict=True))
 
-    def drain_table(self, model: str) -> DrainResult:
-        """One bounded pass over a table's stream; see tailrace.capture.drain.drain.
+    def drain_table(self, model: str, *, thrifty: bool = False) -> DrainResult:
+        """One bounded pass over a table's stream; see tailrace.capture.drain.drain. A `thrifty`
+        one leaves out silent shards of a large stream, unless coverage has to be proven.
 
-        Raises Gap where the stream was replaced by another one: the old one was read first, as
-        far as it went."""
+        A stream that is no longer the table's is read to its end; then its gap is stored."""
         config = self._table(model)
         with self._folder() as folder:
             result = drain.drain(
                 self._log,
-                DynamoDbStream(self._aws),
+                self._stream(config),
                 self._clock,
                 config.model,
                 drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes)),
                 folder,
                 Stop(self.stop),
+                config.stream.freshness_seconds if thrifty else 0.0,
             )
-        if result.epoch is not None and not result.reached_tip:
-            self._refuse_replaced(config)
-        return result
+        if not result.ended or result.epoch is None:
+            return result
+        gaps = drain.note_replaced(self._log, self._clock, config.model, self._described(config))
+        return replace(result, gaps=tuple(gaps))
 
-    def _refuse_replaced(self, config: Table) -> None:
-        table = describe_table(self._aws, config.name)
-        epoch = self._log.head(config.model).epoch
-        assert epoch is not None
-        if (table.table_id, table.stream_arn) == (epoch.table_id, epoch.stream_arn):
-            return
-        what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
-        raise Gap(
-            f"{config.model}: the {what} (it was {epoch.stream_arn}, it is {table.stream_arn}):"
-            " changes made in between are not in the old stream.",
-            f"Read a new base: materialize {config.model}/base, or `tailrace base {config.model}`.",
-        )
+    def _stream(self, config: Table) -> DynamoDbStream | LookedUpStream:
+        stream = DynamoDbStream(self._aws)
+        table = self._log.head(config.model).table
+        if table is None or table.view_type != KEYS_ONLY:
+            return stream
+        return LookedUpStream(stream, self._aws, config.name, table.key)
+
+    def _described(self, config: Table) -> TableDescription | None:
+        try:
+            return describe_table(self._aws, config.name)
+        except SourceMissing:
+            return None
 
     def peek(self, models: Sequence[str]) -> dict[str, str]:
         """For each table, why it is due for a drain, or an empty text. Cheap: no records are
@@ -223,8 +293,9 @@ class Engine:
 
         def one(model: str) -> str:
             try:
+                freshness = self._table(model).stream.freshness_seconds
                 return drain.due(
-                    self._log, DynamoDbStream(self._aws), self._clock, model, PROOF_SECONDS
+                    self._log, DynamoDbStream(self._aws), self._clock, model, freshness
                 )
             except Exception as error:
                 return f"looking at its stream failed: {error}"
@@ -246,20 +317,17 @@ class Engine:
         `method` is export, scan or sample (of `sample` items); left out, that of the table's
         base. A scan keeps to `max_rcu`, or the base's. Nothing is changed but that the stream is
         drained; see tailrace.capture.reconcile. Raises ConfigError where the method cannot be,
-        Terminal where the table is not live, Gap where its stream was replaced."""
+        Terminal where the table is not live, or lacks changes that are to be repaired."""
         config = self._table(model)
         method = method or config.base.method
         _refuse_method(config, method, sample, max_rcu)
-        reconcile.require_live(config.model, self._log.head(config.model))
-        self._refuse_replaced(config)
+        live = reconcile.require_live(config.model, self._log.head(config.model))
         table = describe_table(self._aws, config.name)
+        reconcile.require_same(config.model, live, table)
         with (
-            self._folder() as folder,
-            Comparison(self.config.warehouse, config.model, table.key, folder) as comparison,
+            self._bootstrap(config) as run,
+            Comparison(self.config.warehouse, config.model, table.key, run.folder) as comparison,
         ):
-            run = bootstrap.Bootstrap(
-                self._log, self._clock, config.model, folder, self._progress, Stop(self.stop)
-            )
             base = config.base if isinstance(config.base, ScanBase) else ScanBase()
             limit = max_rcu or base.max_rcu
 
@@ -267,8 +335,9 @@ class Engine:
                 if method == reconcile.SAMPLE:
                     source = TableScan(self._aws, config.name, consistent=True)
                     return reconcile.read_sample(run, source, comparison, head, sample, limit)
-                if isinstance(config.base, ExportBase) and method == reconcile.EXPORT:
-                    export = TableExport(self._aws, config.name, config.base)
+                exported = _export_base(config)
+                if method == reconcile.EXPORT and exported is not None:
+                    export = TableExport(self._aws, config.name, exported)
                     return reconcile.read_export(run, export, comparison, head, table)
                 consistent = base.consistent
                 scan = TableScan(self._aws, config.name, consistent=consistent)
@@ -373,6 +442,8 @@ class Engine:
             last_pass_at=record.ended_at if record else None,
             lag_seconds=self._lag(head),
             shards_open=record.shards_open if record else 0,
+            proven_until=head.last_proof.began_at if head.last_proof else None,
+            gaps=tuple(coverage.open_gaps(head)),
             base_parts_done=sum(at.finished for at in done),
             base_parts_total=max(_parts_planned(head), len(done)),
         )
@@ -402,6 +473,11 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _export_base(config: Table) -> ExportBase | None:
+    """Where a full export of the table may go."""
+    return config.base if isinstance(config.base, ExportBase) else config.repair_base
+
+
 def _refuse_method(config: Table, method: str, sample: int, max_rcu: float | None) -> None:
     if method not in reconcile.METHODS:
         raise ConfigError(
@@ -409,11 +485,11 @@ def _refuse_method(config: Table, method: str, sample: int, max_rcu: float | Non
             f" {', '.join(reconcile.METHODS)}.",
             "Use one of these.",
         )
-    if method == reconcile.EXPORT and not isinstance(config.base, ExportBase):
+    if method == reconcile.EXPORT and _export_base(config) is None:
         raise ConfigError(
-            f"{config.model}: an export needs a bucket, but its base is read by scan.",
-            "Reconcile by scan or by sample, or give the table"
-            " `base: {method: export, bucket: …}` in tailrace.yaml.",
+            f"{config.model}: an export needs a bucket, but none is named.",
+            "Reconcile by scan or by sample, or give the table `base: {method: export, bucket: …}`"
+            " or `repair: {bucket: …}` in tailrace.yaml.",
         )
     if method == reconcile.EXPORT and max_rcu is not None:
         raise ConfigError(

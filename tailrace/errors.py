@@ -53,19 +53,9 @@ class Stale(TailraceError):
     """Another run has moved this position on; what was staged is dropped whole, nothing is lost."""
 
 
-READ_NEW_BASE = (
-    "Read a new base, which closes the gap: `tailrace base TABLE`, or materialize TABLE/base in"
-    " Dagster."
-)
-
-
-class Gap(TailraceError):
-    """Stream records may have been lost before they could be read."""
-
-
 class IteratorExpired(Retryable):
     """A shard iterator lives 15 minutes; ask for a new one at the same position."""
 
 
-class Trimmed(Gap):
-    """The position has left the stream's retention: records after it may be lost."""
+class Trimmed(TailraceError):
+    """A position has left the stream's retention: records after it may be lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -12,6 +13,12 @@ BASE_COMPLETE = "base_complete"
 LIVE = "live"
 
 SAMPLE_ITEMS = 1_000  # of a reconciliation by sample, where nobody says how many
+
+# The member of a stream record whose image was looked up, because its stream carries none.
+LOOKED_UP = "lookedUp"
+
+FULL = "full"
+INCREMENTAL = "incremental"
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,9 @@ class TableDescription:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A base plus the stream that overlaps it. `state` is open, base_complete or live;
-    `detail` is the base's own plan (frozen segment count, export ARN, export time)."""
+    """A base plus the stream that overlaps it. `kind` is full, or incremental: the changes of a
+    time, on top of the epochs before it. `state` is open, base_complete or live; `detail` is the
+    base's own plan (frozen segment count, export ARN, export time or windows)."""
 
     number: int
     kind: str
@@ -63,11 +71,12 @@ class Shard:
 
 
 class Shape(Enum):
-    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of an
-    export's data file, or records as DynamoDB Streams returns them."""
+    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of a
+    full or an incremental export's data file, or records as DynamoDB Streams returns them."""
 
     ITEMS = "items"
     EXPORT_LINES = "export_lines"
+    INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
 
 
@@ -97,6 +106,15 @@ class RecordPage:
 
 
 @dataclass(frozen=True)
+class Window:
+    """What an incremental export covers: changes from `begin` on and before `end`, both whole
+    seconds, 15 minutes to 24 hours apart."""
+
+    begin: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
 class ExportState:
     """What DescribeExport says. `manifest_key` is set once the export is COMPLETED."""
 
@@ -120,13 +138,15 @@ class ExportFile:
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """An export as its two manifests describe it. `export_time` is the state's instant."""
+    """An export as its two manifests describe it. `export_time` is the instant of a full one's
+    state, `window` what an incremental one covers."""
 
     bucket: str
     table_id: str | None
     export_time: datetime | None
     item_count: int
     files: tuple[ExportFile, ...]
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -142,10 +162,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a part has been committed. `at` is None where nothing has been read yet."""
+    """How far a part has been committed. `at` is None where nothing has been read yet, `newest`
+    the time of the last change of it."""
 
     at: str | None = None
     finished: bool = False
+    newest: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +200,26 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """Changes made between `since` and `until` that the ledger cannot prove to be in the log,
+    with the reason in words. Times are AWS's."""
+
+    since: datetime
+    until: datetime
+    found_at: datetime
+    reason: str
+
+
+def gap_text(gaps: Sequence[Gap]) -> str:
+    """What is missing since when, and why, in a sentence or two; empty without gaps."""
+    return "; ".join(
+        f"changes made from {gap.since:%Y-%m-%d %H:%M:%S} to {gap.until:%Y-%m-%d %H:%M:%S} UTC may"
+        f" be missing: {gap.reason}"
+        for gap in gaps
+    )
+
+
+@dataclass(frozen=True)
 class Staged:
     """Files that wait for a commit, all of one shape. `read_at` is when base rows were read."""
 
@@ -192,7 +234,7 @@ class Commit:
     """Everything that becomes true at once. It succeeds only while `epoch` is still the table's
     newest and every part still stands at its `position_from`; base rows, a new `state`
     (base_complete, live) and a new `detail` also need the epoch to have the state and the detail
-    it has here."""
+    it has here, and a `gap` that no later one is known."""
 
     epoch: Epoch
     parts: tuple[PartProgress, ...] = ()
@@ -201,13 +243,14 @@ class Commit:
     at: datetime | None = None
     pass_record: PassRecord | None = None
     detail: dict[str, Any] | None = None
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True)
 class Head:
     """Where a table's ledger stands: its last batch, its description when the newest epoch was
-    opened, its epochs by number, every part's position, its last pass, and the last complete one,
-    from whose begin on nothing is proven."""
+    opened, its epochs by number, every part's position (of the streams, all shards ever seen), its
+    last pass, the last complete one, and every gap ever found, in the order of their times."""
 
     batch: int = 0
     table: TableDescription | None = None
@@ -215,6 +258,7 @@ class Head:
     positions: dict[Part, Position] = field(default_factory=dict)
     last_pass: PassRecord | None = None
     last_proof: PassRecord | None = None
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def epoch(self) -> Epoch | None:
@@ -258,8 +302,9 @@ class BaseResult:
 
 @dataclass(frozen=True)
 class DrainResult:
-    """What one bounded pass over a table's stream did. `reached_tip`: every readable shard was
-    read to its tip or end. `lag_seconds`: age of the proof, by AWS's clock. `calls` to AWS."""
+    """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
+    tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
+    age of the proof, by AWS's clock. `calls` to AWS."""
 
     model: str
     epoch: int | None
@@ -269,7 +314,9 @@ class DrainResult:
     shards_read: int = 0
     shards_open: int = 0
     reached_tip: bool = False
+    ended: bool = False
     went_live: bool = False
+    gaps: tuple[Gap, ...] = ()
     newest_change: datetime | None = None
     lag_seconds: float | None = None
     seconds: float = 0.0
@@ -304,7 +351,9 @@ class Difference:
 class Differences:
     """How many keys were found to be what: `equal` on both sides, `missing` in the warehouse,
     `extra` in it, `different`. `latest_items` are the items of `<model>_latest`, None where it is
-    not built, and `latest_different` its differences from the log. `shown` are the first ones."""
+    not built, and `latest_different` its differences from the log. `shown` are the first ones.
+    `unsettled` keys could not be judged: they changed meanwhile, and their stream carries no
+    items."""
 
     equal: int
     missing: int
@@ -313,10 +362,11 @@ class Differences:
     latest_items: int | None
     latest_different: int
     shown: tuple[Difference, ...]
+    unsettled: int = 0
 
     @property
     def source_items(self) -> int:
-        """The items read of the source."""
+        """The items of the source that were compared."""
         return self.equal + self.missing + self.different
 
     @property
@@ -351,8 +401,10 @@ class Reconciliation:
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live;
-    `rows` is the log's row count; `lag_seconds` the age of the last complete pass."""
+    """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
+    of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
+    in the log, except in `gaps`; `lag_seconds` is its age. `idle_reads_a_day` are the GetRecords
+    calls to a stream without changes."""
 
     model: str
     table_name: str
@@ -365,3 +417,6 @@ class TableStatus:
     shards_open: int
     base_parts_done: int
     base_parts_total: int
+    proven_until: datetime | None = None
+    gaps: tuple[Gap, ...] = ()
+    idle_reads_a_day: int = 0

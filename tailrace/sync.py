@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tailrace.errors import Retryable, TailraceError
-from tailrace.model import BaseResult, DrainResult, TableStatus
+from tailrace.errors import Retryable, TailraceError, Terminal
+from tailrace.model import BaseResult, DrainResult, Gap, TableStatus, gap_text
 
 DRAIN_EVERY_SECONDS = 60.0  # streams keep 24 hours: a base of any length needs drains beside it
 REST_SECONDS_MOST = 10.0  # between passes that found nothing, e.g. while a child shard appears
@@ -29,6 +29,7 @@ class Replicates(Protocol):
     @property
     def stop(self) -> threading.Event: ...
     def base(self, model: str, *, restart: bool = False) -> BaseResult: ...
+    def repair(self, model: str) -> BaseResult | None: ...
     def drain(self, models: Sequence[str]) -> Mapping[str, DrainResult | Exception]: ...
     def status(self, models: Sequence[str] | None = None) -> Sequence[TableStatus]: ...
     def unmerged(self, models: Sequence[str]) -> Sequence[str]: ...
@@ -61,21 +62,23 @@ def synchronise(
     models: Sequence[str],
     *,
     until_caught_up: bool = False,
+    repairs: bool = True,
     tell: Callable[[str], None] = lambda _: None,
     pace: Pace | None = None,
 ) -> SyncResult:
-    """Bring `models` up to date: a base for each that has none, one pass over each stream (or,
-    `until_caught_up`, passes until each is live and a pass begun here reached the tip), then the
-    models that have unmerged rows.
+    """Bring `models` up to date: a base for each that has none and, with `repairs`, for each that
+    has a gap what closes it; one pass over each stream (or, `until_caught_up`, passes until each
+    is live, without a gap, and a pass begun here reached the tip); then the models that have
+    unmerged rows. A gap that is left stands in `failures`.
 
     A table that fails is left out of the rest and stands in `failures`; the others go on, and
     their models are built. Where `build` fails, its error stands there for all it was to build."""
     pace = pace or Pace()
     result = SyncResult()
-    _read_bases(engine, models, result, tell, pace)
+    _read_bases(engine, models, repairs, result, tell, pace)
     going = [model for model in models if model not in result.failures]
     if until_caught_up:
-        _catch_up(engine, going, result, tell, pace)
+        _catch_up(engine, going, repairs, result, tell, pace)
     elif going:
         _pass(engine, going, result)
     due = [model for model in going if model not in result.failures]
@@ -87,24 +90,39 @@ def synchronise(
             result.built = tuple(due)
         except TailraceError as error:
             result.failures.update(dict.fromkeys(due, error))
+    for model, last in result.passes.items():
+        if last.gaps:
+            result.failures.setdefault(model, _incomplete(model, last.gaps))
     return result
 
 
 def caught_up(last: DrainResult | None) -> bool:
-    """Whether a pass leaves its table live and read to the tip."""
-    return last is not None and last.state == LIVE and last.reached_tip
+    """Whether a pass leaves its table live, read to the tip and without a gap."""
+    return last is not None and last.state == LIVE and last.reached_tip and not last.gaps
+
+
+def _incomplete(model: str, gaps: Sequence[Gap]) -> Terminal:
+    return Terminal(
+        f"{model}: {gap_text(gaps)}",
+        f"`tailrace repair {model}` reads them again; what is newer is shown meanwhile.",
+    )
 
 
 def _read_bases(
     engine: Replicates,
     models: Sequence[str],
+    repairs: bool,
     result: SyncResult,
     tell: Callable[[str], None],
     pace: Pace,
 ) -> None:
-    """Read the bases that are missing, in a thread, and drain beside it, so that the streams'
-    24 hours do not limit how long a base takes."""
-    due = [each.model for each in engine.status(models) if each.state in NEEDS_BASE]
+    """Read the bases that are missing or repair a gap, in a thread, and drain beside it, so that
+    the streams' 24 hours do not limit how long a base takes."""
+    due = [
+        each.model
+        for each in engine.status(models)
+        if each.state in NEEDS_BASE or (repairs and each.gaps)
+    ]
     if not due:
         return
     reading = _Bases(engine, due, result, tell)
@@ -147,12 +165,15 @@ class _Bases(threading.Thread):
 
     def _read(self, model: str) -> None:
         try:
-            base = self._engine.base(model)
+            [status] = self._engine.status([model])
+            base = self._engine.repair(model) if status.gaps else self._engine.base(model)
         except TailraceError as error:
             self._result.failures[model] = error
             if not self._engine.stop.is_set():
                 self._tell(f"{model}: the base failed: {error.message}")
         else:
+            if base is None:
+                return
             self._result.bases[model] = base
             self._tell(
                 f"{model}: base read by {base.method}, {base.items:,} items in {base.seconds:.0f} s"
@@ -189,6 +210,7 @@ def _pass(engine: Replicates, models: Sequence[str], result: SyncResult) -> dict
 def _catch_up(
     engine: Replicates,
     models: Sequence[str],
+    repairs: bool,
     result: SyncResult,
     tell: Callable[[str], None],
     pace: Pace,
@@ -203,7 +225,11 @@ def _catch_up(
         rows = sum(result.rows.values()) - before
         for model, error in failed.items():
             tell(f"{model}: a pass failed: {error}")
-        behind = [model for model in behind if _goes_on(model, result, failed)]
+        behind = [model for model in behind if _goes_on(model, repairs, result, failed)]
+        torn = [each for each in behind if _is_torn(result.passes.get(each))]
+        if torn:
+            _read_bases(engine, torn, repairs, result, tell, pace)
+            behind = [model for model in behind if model not in result.failures or model in failed]
         fruitless = 0 if rows else fruitless + 1
         if behind and fruitless >= FRUITLESS_PASSES_MOST:
             result.failures.update({model: _stuck(model, result) for model in behind})
@@ -214,10 +240,20 @@ def _catch_up(
             tell(f"Still behind: {', '.join(behind)} ({rows:,} changes in this pass)")
 
 
-def _goes_on(model: str, result: SyncResult, failed: Mapping[str, Exception]) -> bool:
+def _goes_on(
+    model: str, repairs: bool, result: SyncResult, failed: Mapping[str, Exception]
+) -> bool:
     if model in failed:
         return isinstance(failed[model], Retryable)
-    return not caught_up(result.passes.get(model))
+    last = result.passes.get(model)
+    if _is_torn(last) and not repairs:
+        return False
+    return not caught_up(last)
+
+
+def _is_torn(last: DrainResult | None) -> bool:
+    """Whether a pass left a gap that no unfinished epoch is about to close."""
+    return last is not None and bool(last.gaps) and (last.state == LIVE or last.ended)
 
 
 def _stuck(model: str, result: SyncResult) -> Retryable:

@@ -3,21 +3,27 @@
 The one thing that must hold is that the stream's coverage begins before the base is read. So the
 epoch is opened, and the ledger's positions with it, before anything else; a scan starts a margin
 later, and an export's time must not lie before the coverage.
+
+An incremental epoch repairs a gap: its base is what changed from before the gap until after the
+stream's coverage begins anew, by incremental exports, each a window of at most a day.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
+import math
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tailrace.capture.coverage import IN_TIME, begins_at
 from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
@@ -26,6 +32,8 @@ from tailrace.capture.stop import Stop
 from tailrace.errors import RESTORE_OR_RESTART, CorruptExport, Retryable, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
+    FULL,
+    INCREMENTAL,
     OPEN,
     BaseProgress,
     BaseResult,
@@ -41,6 +49,7 @@ from tailrace.model import (
     Shape,
     Staged,
     TableDescription,
+    Window,
 )
 
 # An eventually consistent read is usually at most a second stale; ten leave no doubt.
@@ -48,19 +57,21 @@ from tailrace.model import (
 SCAN_MARGIN_SECONDS = 10.0
 SCAN_THREADS_MAX = 32
 
-# Where the stream is new to the ledger, its coverage begins when it was enabled, or 24 hours ago.
-RETENTION = timedelta(hours=24)
-RETENTION_MARGIN = timedelta(hours=1)
-ENABLING_MARGIN = timedelta(minutes=1)
-
 # AWS tells its time in whole seconds: it may be a second later than `now`.
 CLOCK_SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
 EXPORT_BATCH_ITEMS = 200_000
 EXPORT_BATCH_FILES = 64
 DOWNLOADS_AT_ONCE = 4
+
+# An incremental export covers from 15 minutes to 24 hours. The first begins a margin before the
+# gap: changes are as old as the pass that proved them, and streams tell times in whole seconds.
+SHORTEST_WINDOW = timedelta(minutes=15)
+LONGEST_WINDOW = timedelta(hours=24)
+REPAIR_MARGIN = timedelta(minutes=5)
 
 PROGRESS_SECONDS = 1.0
 
@@ -99,6 +110,20 @@ def open_export_epoch(run: Bootstrap, table: TableDescription, export: Export) -
     return _open(run, table, "export", detail)
 
 
+def open_incremental_epoch(
+    run: Bootstrap, table: TableDescription, since: datetime, old_images: bool
+) -> Epoch:
+    """Opens an epoch whose base is what changed since a margin before `since`."""
+    begin = repair_begin(since)
+    detail = {"begin": begin.isoformat(), "old_images": old_images}
+    return _open(run, table, "export", detail, INCREMENTAL)
+
+
+def repair_begin(since: datetime) -> datetime:
+    """From when on the changes are read again to close a gap since `since`: a whole second."""
+    return (since - REPAIR_MARGIN).replace(microsecond=0)
+
+
 def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     """The instant from which the newest epoch, already open, has every change.
 
@@ -110,12 +135,8 @@ def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     """
     if any(part.origin == stream_arn for part in head.positions):
         return now + CLOCK_SECOND
-    oldest = now - RETENTION + RETENTION_MARGIN
-    try:
-        enabled = datetime.fromisoformat(stream_arn.rpartition("/")[2]).replace(tzinfo=UTC)
-    except ValueError:
-        return now
-    return min(now, max(oldest, enabled + ENABLING_MARGIN))
+    enabled = begins_at(stream_arn)
+    return now if enabled is None else min(now, max(now - IN_TIME, enabled))
 
 
 def whole_second(at: datetime) -> datetime:
@@ -124,12 +145,20 @@ def whole_second(at: datetime) -> datetime:
     return floor if floor == at else floor + timedelta(seconds=1)
 
 
-def _open(run: Bootstrap, table: TableDescription, method: str, detail: dict[str, Any]) -> Epoch:
+def _open(
+    run: Bootstrap,
+    table: TableDescription,
+    method: str,
+    detail: dict[str, Any],
+    kind: str = FULL,
+) -> Epoch:
     head = run.log.head(run.model)
-    now = run.clock.aws_now()
+    # What two processes know of AWS's time differs by up to a second; an epoch is younger than
+    # the gaps that were found before it.
+    now = max([run.clock.aws_now(), *(gap.found_at + MICROSECOND for gap in head.gaps)])
     epoch = Epoch(
         number=(head.epoch.number if head.epoch else 0) + 1,
-        kind="full",
+        kind=kind,
         method=method,
         state=OPEN,
         table_id=table.table_id,
@@ -151,7 +180,7 @@ def continues(head: Head, table: TableDescription, method: str, adopted: str | N
     if (epoch.table_id, epoch.stream_arn) != (table.table_id, table.stream_arn):
         return False
     asked_for = (epoch.method, epoch.detail.get("adopted")) == (method, adopted)
-    return asked_for or epoch.state == BASE_COMPLETE
+    return asked_for or epoch.state == BASE_COMPLETE or epoch.kind == INCREMENTAL
 
 
 # --------------------------------------------------------------------------------------- scan
@@ -269,23 +298,55 @@ def read_export(run: Bootstrap, export: Export, table: TableDescription) -> Base
     epoch, state = _finished_export(run, export, table, epoch)
     manifest = retried(lambda: export.manifest(state), run.clock)
     _check_export(run.model, epoch, table, state, manifest)
+    return _loaded(run, export, epoch, Shape.EXPORT_LINES, [(state, manifest)], started)
+
+
+def read_incremental(run: Bootstrap, export: Export, table: TableDescription) -> BaseResult:
+    """Requests the exports of the epoch's windows, waits for them, and loads each file once.
+
+    Raises as read_export does."""
+    started = run.clock.monotonic()
+    epoch = _windowed(run, _require_open(run.log.head(run.model)))
+    for number in range(len(epoch.detail["windows"])):
+        epoch = _with_window_export(run, export, table, epoch, number)
+    found = []
+    for number, window in enumerate(_windows(epoch)):
+        epoch, state = _ended(run, export, table, epoch, epoch.detail["exports"][str(number)])
+        manifest = retried(lambda: export.manifest(state), run.clock)  # noqa: B023
+        _check_window(run.model, table, state, manifest, window)
+        found.append((state, manifest))
+    return _loaded(run, export, epoch, Shape.INCREMENTAL_LINES, found, started)
+
+
+def _loaded(
+    run: Bootstrap,
+    export: Export,
+    epoch: Epoch,
+    shape: Shape,
+    found: list[tuple[ExportState, ExportManifest]],
+    started: float,
+) -> BaseResult:
+    """Loads what is not loaded yet of these finished exports, and completes the base."""
     head = run.log.head(run.model)
-    source = Part("base", "export", state.arn, "")
-    todo = [
-        file
-        for file in manifest.files
-        if not head.positions.get(replace(source, id=file.key), Position()).finished
-    ]
-    meter = Meter(run, len(manifest.files), manifest.item_count, head.positions)
-    meter.parts_done = len(manifest.files) - len(todo)
-    read_at = manifest.export_time or state.export_time
-    _load(run, export, epoch, manifest.bucket, batches_of(todo), source, read_at, meter)
+    parts = sum(len(manifest.files) for _, manifest in found)
+    items = sum(manifest.item_count for _, manifest in found)
+    meter = Meter(run, parts, items, head.positions)
+    for state, manifest in found:
+        source = Part("base", "export", state.arn, "")
+        todo = [
+            file
+            for file in manifest.files
+            if not head.positions.get(replace(source, id=file.key), Position()).finished
+        ]
+        read_at = manifest.export_time or state.export_time
+        loading = _Loading(run, export, epoch, shape, manifest.bucket, source, read_at, meter)
+        _load(loading, batches_of(todo))
 
     def flush(*, state: str | None = None, at: datetime | None = None) -> None:
         if state is not None:
             run.log.commit(run.model, Commit(epoch, state=state, at=at))
 
-    return _complete(run, flush, meter, epoch, len(manifest.files), started)
+    return _complete(run, flush, meter, epoch, parts, started)
 
 
 def _finished_export(
@@ -295,15 +356,28 @@ def _finished_export(
     epoch = _planned(run, export, table, epoch)
     arn = epoch.detail.get("export_arn")
     if not arn:
-        arn = _request(run, export, table, epoch)
+        at = datetime.fromisoformat(epoch.detail["export_time"])
+        token = _token(table, epoch)
+        _reached(run, export, at)
+        arn = retried(lambda: export.request(table, at, token), run.clock)
         epoch = _noted(run, epoch, export_arn=arn)
+    return _ended(run, export, table, epoch, arn)
+
+
+def _ended(
+    run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch, arn: str
+) -> tuple[Epoch, ExportState]:
+    """Waits for an export. A failed one is asked for anew by the next call."""
     for poll in range(EXPORT_POLLS_MAX):
         state = retried(lambda: export.state(arn), run.clock)
         if state.status == "COMPLETED":
             return epoch, state
         if state.status == "FAILED":
             failures = int(epoch.detail.get("failures", 0)) + 1
-            _noted(run, epoch, export_arn=None, failures=failures)
+            exports = epoch.detail.get("exports", {})
+            left = {number: each for number, each in exports.items() if each != arn}
+            forgotten: dict[str, Any] = {"exports": left} if exports else {"export_arn": None}
+            _noted(run, epoch, failures=failures, **forgotten)
             raise export.failed(state)
         run.progress(BaseProgress(run.model, 0, 0, 0, 0, table.item_count, 0.0, None))
         _pause(run, min(EXPORT_POLL_SECONDS, 1.0 + poll))
@@ -327,24 +401,68 @@ def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     return _noted(run, epoch, not_before=begins.isoformat(), export_time=at.isoformat())
 
 
-def _request(run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch) -> str:
-    """Requests the export of the epoch's instant, once point-in-time recovery has reached it.
-
-    The token is made of the epoch, so that a run killed right after the request asks for the same
+def _token(table: TableDescription, epoch: Epoch, number: int = 0) -> str:
+    """The token of an epoch's export: a run killed right after the request asks for the same
     export again and not for a second one."""
-    at = datetime.fromisoformat(epoch.detail["export_time"])
     opened = epoch.opened_at.isoformat()
-    name = f"{table.arn}/{table.table_id}/{opened}/{epoch.detail.get('failures', 0)}"
-    token = hashlib.sha256(name.encode()).hexdigest()[:32]
+    name = f"{table.arn}/{table.table_id}/{opened}/{epoch.detail.get('failures', 0)}/{number}"
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _reached(run: Bootstrap, export: Export, at: datetime) -> None:
+    """Waits until point-in-time recovery has reached `at`."""
     for _ in range(EXPORT_POLLS_MAX):
         behind = (at - retried(export.latest_time, run.clock)).total_seconds()
         if behind <= 0:
-            return retried(lambda: export.request(table, at, token), run.clock)
+            return
         _pause(run, min(EXPORT_POLL_SECONDS, behind))
     raise Terminal(
         f"{run.model}: point-in-time recovery has not reached {at} within a week.",
         "Look at the table's backups in the AWS console.",
     )
+
+
+def _windowed(run: Bootstrap, epoch: Epoch) -> Epoch:
+    """The epoch with the windows of its exports, settled once and for all restarts: they end
+    where the stream's coverage begins."""
+    if "windows" in epoch.detail:
+        return epoch
+    head = run.log.head(run.model)
+    begin = datetime.fromisoformat(epoch.detail["begin"])
+    end = whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))
+    cut = [[each.begin.isoformat(), each.end.isoformat()] for each in windows(begin, end)]
+    return _noted(run, epoch, windows=cut, exports={})
+
+
+def windows(begin: datetime, end: datetime) -> list[Window]:
+    """Windows of 15 minutes to 24 hours, of about the same length, that cover from `begin` (or
+    earlier) to `end`, both whole seconds."""
+    begin = min(begin, end - SHORTEST_WINDOW)
+    count = -((begin - end) // LONGEST_WINDOW)
+    step = timedelta(seconds=math.ceil((end - begin).total_seconds() / count))
+    edges = [min(begin + number * step, end) for number in range(count)] + [end]
+    return [Window(*each) for each in itertools.pairwise(edges)]
+
+
+def _windows(epoch: Epoch) -> list[Window]:
+    return [Window(*map(datetime.fromisoformat, each)) for each in epoch.detail["windows"]]
+
+
+def _with_window_export(
+    run: Bootstrap, export: Export, table: TableDescription, epoch: Epoch, number: int
+) -> Epoch:
+    """The epoch with the ARN of a window's export, requested if it is not yet."""
+    exports = epoch.detail["exports"]
+    if str(number) in exports:
+        return epoch
+    window = _windows(epoch)[number]
+    _reached(run, export, window.end)
+    token = _token(table, epoch, number)
+    old_images = bool(epoch.detail["old_images"])
+    arn = retried(
+        lambda: export.request_changes(table, window, token, old_images=old_images), run.clock
+    )
+    return _noted(run, epoch, exports=exports | {str(number): arn})
 
 
 def _pause(run: Bootstrap, seconds: float) -> None:
@@ -373,6 +491,12 @@ def _check_export(
             f" but {table.name} has {table.table_id}: the table was recreated since.",
             "Remove base.export_arn, so that a new export is requested.",
         )
+    if manifest.window is not None:
+        raise Terminal(
+            f"{model}: the export {state.arn} is an incremental one, of {manifest.window.begin} to"
+            f" {manifest.window.end}; expected a full export.",
+            "Name a full export in base.export_arn, or leave it out.",
+        )
     taken = manifest.export_time or state.export_time
     not_before = datetime.fromisoformat(epoch.detail["not_before"])
     if taken is not None and taken < not_before:
@@ -381,6 +505,21 @@ def _check_export(
             f" stream's coverage begins only at {not_before:%Y-%m-%d %H:%M:%S} UTC: changes"
             " between the two would be lost.",
             "Remove base.export_arn, so that a new export is requested.",
+        )
+
+
+def _check_window(
+    model: str,
+    table: TableDescription,
+    state: ExportState,
+    manifest: ExportManifest,
+    window: Window,
+) -> None:
+    if manifest.window != window or (manifest.table_id or table.table_id) != table.table_id:
+        raise Terminal(
+            f"{model}: the export {state.arn} is of table {manifest.table_id}, {manifest.window};"
+            f" expected {table.table_id}, {window}.",
+            f"Repair by a full base: `tailrace base {model} --restart`.",
         )
 
 
@@ -398,20 +537,25 @@ def batches_of(files: list[ExportFile]) -> list[list[ExportFile]]:
     return batches
 
 
-def _load(
-    run: Bootstrap,
-    export: Export,
-    epoch: Epoch,
-    bucket: str,
-    batches: list[list[ExportFile]],
-    source: Part,
-    read_at: datetime | None,
-    meter: Meter,
-) -> None:
-    for batch, paths in fetched(run, export, bucket, batches):
+@dataclass(frozen=True)
+class _Loading:
+    """What loading the files of one export needs."""
+
+    run: Bootstrap
+    export: Export
+    epoch: Epoch
+    shape: Shape
+    bucket: str
+    source: Part
+    read_at: datetime | None
+    meter: Meter
+
+
+def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
+    for batch, paths in fetched(loading.run, loading.export, loading.bucket, batches):
         size = sum(path.stat().st_size for path in paths)
-        _load_batch(run, epoch, batch, paths, source, read_at)
-        meter.add(sum(file.items for file in batch), size, parts=len(batch))
+        _load_batch(loading, batch, paths)
+        loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
 
 
 def fetched(
@@ -438,17 +582,10 @@ def fetched(
                 path.unlink()
 
 
-def _load_batch(
-    run: Bootstrap,
-    epoch: Epoch,
-    batch: list[ExportFile],
-    paths: list[Path],
-    source: Part,
-    read_at: datetime | None,
-) -> None:
+def _load_batch(loading: _Loading, batch: list[ExportFile], paths: list[Path]) -> None:
     parts = tuple(
         PartProgress(
-            part=replace(source, id=file.key),
+            part=replace(loading.source, id=file.key),
             position_from=None,
             position_to=file.md5,
             finished=True,
@@ -460,9 +597,9 @@ def _load_batch(
     # An empty partition's file holds nothing, sometimes not even a gzip header.
     filled = tuple(str(path) for file, path in zip(batch, paths, strict=True) if file.items)
     rows = sum(file.items for file in batch)
-    staged = Staged(Shape.EXPORT_LINES, filled, rows, read_at) if filled else None
+    staged = Staged(loading.shape, filled, rows, loading.read_at) if filled else None
     try:
-        run.log.commit(run.model, Commit(epoch, parts, staged))
+        loading.run.log.commit(loading.run.model, Commit(loading.epoch, parts, staged))
     except Terminal as error:
         for file, path in zip(batch, paths, strict=True):
             _blame(file, path, error)

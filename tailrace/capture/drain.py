@@ -7,29 +7,37 @@ head that it started from, not from any clock.
 
 from __future__ import annotations
 
+import threading
 import uuid
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 
+from tailrace.capture import coverage
 from tailrace.capture.ports import Clock, Log, Stream
 from tailrace.capture.retry import retried
-from tailrace.capture.shards import childless, readable
+from tailrace.capture.shards import childless, readable, unrelated
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
-from tailrace.errors import READ_NEW_BASE, Gap, IteratorExpired, SourceMissing, Trimmed
+from tailrace.errors import IteratorExpired, SourceMissing, Trimmed
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
+    Commit,
     DrainResult,
     Epoch,
+    Gap,
     Head,
     Part,
+    PartProgress,
     PassRecord,
+    Position,
     Shape,
     Shard,
+    TableDescription,
 )
 
 SOURCE = "dynamodb_streams"
@@ -41,19 +49,22 @@ READ_INTERVAL_SECONDS = 0.2
 # empty pages in a row are taken for the tip (an assumption about AWS; docs/correctness.md).
 EMPTY_PAGES_AT_TIP = 3
 
-SHARDS_AT_ONCE = 16
+SHARDS_AT_ONCE = 32
 LISTINGS_PER_PASS = 5
+SHARDS_PER_LISTING_PAGE = 100
 ITERATORS_PER_SHARD = 20
 
-# DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
-RETENTION = timedelta(hours=24)
-RETENTION_MARGIN = timedelta(hours=1)
+# A stream of more shards than this is polled thriftily: a shard without a change for so long is
+# read only as often as coverage has to be proven.
+SHARDS_POLLED = 8
+SILENT_AFTER = timedelta(minutes=15)
 
 
 class _End(Enum):
     TIP = "tip"
     FINISHED = "finished"
     STOPPED = "stopped"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
@@ -68,16 +79,21 @@ class Budget:
 class _Pass:
     """What one pass knows while it runs; shared by its threads."""
 
+    log: Log
     stream: Stream
     stage: Stage
     clock: Clock
+    model: str
+    head: Head
     epoch: Epoch
     began_at: datetime
     deadline: float
     bytes: int
     stop: Stop
+    stale_listing: bool = False
     ends: dict[str, _End] = field(default_factory=dict)
     read_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def exhausted(self) -> bool:
         return (
@@ -95,36 +111,51 @@ def drain(
     budget: Budget,
     folder: Path,
     stop: Stop | None = None,
+    freshness_seconds: float = 0.0,
 ) -> DrainResult:
-    """Reads every readable shard to its tip or end, within the budget, and commits.
+    """Reads every readable shard to its tip or end, within the budget, and commits. Of a stream
+    of many shards the silent ones are left out while the last proof is younger than half of
+    `freshness_seconds`.
 
-    Raises Gap where records may be lost, Stale where another run drained meanwhile, and what AWS
-    or the warehouse refuse. Whatever was committed before stays."""
+    What may be lost is stored as a gap, before anything after it is committed; the pass goes on
+    behind it. Raises Stale where another run drained meanwhile, and what AWS or the warehouse
+    refuse. Whatever was committed before stays."""
     started = clock.monotonic()
     head = log.head(model)
     epoch = head.epoch
     if epoch is None:
         return DrainResult(model, None, "none")
-    shards = _listed(stream, clock, model, epoch)
+    try:
+        shards = retried(lambda: stream.shards(epoch.stream_arn), clock)
+    except SourceMissing:
+        _lose(log, clock, model, head, f"its stream {epoch.stream_arn} is gone")
+        return _nothing(log, clock, stream, epoch, model)
     began_at = clock.aws_now()
-    since = _unproven_since(head, epoch)
-    _refuse_outage(model, since, began_at)
+    held = _held(stream, clock, head, epoch, shards)
+    head = _account(log, model, head, epoch, shards, held, began_at)
+    shards = unrelated(shards, held)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
-    stage = Stage(log, model, epoch, Shape.STREAM_RECORDS, positions, folder, clock)
     run = _Pass(
+        log=log,
         stream=stream,
-        stage=stage,
+        stage=Stage(log, model, epoch, Shape.STREAM_RECORDS, positions, folder, clock),
         clock=clock,
+        model=model,
+        head=head,
         epoch=epoch,
         began_at=began_at,
         deadline=started + budget.seconds,
         bytes=budget.bytes,
         stop=stop or Stop(),
+        stale_listing=bool(held),
     )
+    proof_age = _proof_age(head, clock)
+    if epoch.state == LIVE and proof_age is not None and proof_age < freshness_seconds / 2:
+        _leave_out(run, _silent(head, epoch, shards, began_at))
     shards = _read_all(run, shards)
-    record = _record(run, shards, since)
+    record = _record(run, shards)
     live = record.complete and epoch.state == BASE_COMPLETE
-    stage.flush(
+    run.stage.flush(
         pass_record=record, state=LIVE if live else None, at=record.ended_at if live else None
     )
     proof = record if record.complete else head.last_proof
@@ -132,42 +163,174 @@ def drain(
         model=model,
         epoch=epoch.number,
         state=LIVE if live else epoch.state,
-        rows=stage.rows,
-        bytes=stage.bytes,
+        rows=run.stage.rows,
+        bytes=run.stage.bytes,
         shards_read=record.shards_read,
         shards_open=record.shards_open,
         reached_tip=record.complete,
+        ended=_has_ended(run, shards),
         went_live=live,
-        newest_change=stage.newest,
+        gaps=tuple(coverage.open_gaps(log.head(model))),
+        newest_change=run.stage.newest,
         lag_seconds=(clock.aws_now() - proof.began_at).total_seconds() if proof else None,
         seconds=clock.monotonic() - started,
         calls=record.calls,
     )
 
 
-def due(log: Log, stream: Stream, clock: Clock, model: str, proof_seconds: float) -> str:
+def due(log: Log, stream: Stream, clock: Clock, model: str, freshness_seconds: float) -> str:
     """Why a drain is worth a run now, in words; empty if nothing is new and the last proof is
-    younger than `proof_seconds`. Costs two calls a readable shard."""
+    younger than `freshness_seconds`. Costs two calls a shard that is not silent."""
     head = log.head(model)
     epoch = head.epoch
     if epoch is None:
         return ""
     if epoch.state == BASE_COMPLETE:
         return "the base is complete and waits for a pass to go live"
-    shards = _listed(stream, clock, model, epoch)
-    age = _proof_age(head, clock)
-    if age is None or age >= proof_seconds:
+    try:
+        shards = retried(lambda: stream.shards(epoch.stream_arn), clock)
+    except SourceMissing:
+        shards = []
+    now = clock.aws_now()
+    finished = _finished(head, epoch)
+    waiting = readable(shards, finished)
+    last = head.last_proof if waiting else head.last_pass
+    age = (now - last.began_at).total_seconds() if last else None
+    if age is None or age >= freshness_seconds:
         return "no pass yet" if age is None else f"the last pass is {age:.0f} s old"
-    parts = {part.id: at for part, at in head.positions.items() if part.origin == epoch.stream_arn}
-    finished = {shard for shard, at in parts.items() if at.finished}
-    for shard in readable(shards, finished):
+    silent = _silent(head, epoch, shards, now)
+    for shard in waiting:
         if shard.closed:
             return f"shard {shard.id} was closed"
-        after = parts[shard.id].at if shard.id in parts else None
+        if shard.id in silent:
+            continue
+        after = head.positions.get(_part(epoch.stream_arn, shard.id), Position()).at
         iterator = stream.iterator(epoch.stream_arn, shard.id, after)
         if stream.read(iterator, shard.id, 1).count:
             return f"new records in shard {shard.id}"
     return ""
+
+
+def idle_reads_a_day(shards: int, freshness_seconds: float) -> int:
+    """The GetRecords calls a day of a stream on which nothing happens: passes that prove it, and
+    where there are few shards a look into each of them every minute."""
+    passes = 86_400 / freshness_seconds
+    looks = 1_440 if shards <= SHARDS_POLLED else 0
+    return round(shards * (passes * EMPTY_PAGES_AT_TIP + looks))
+
+
+def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | None) -> list[Gap]:
+    """Stores the gap of a stream that was read to its end because it is no longer the table's
+    (`table` is None where there is none any more); returns the open gaps."""
+    head = log.head(model)
+    epoch = head.epoch
+    if epoch is None or (
+        table and (table.table_id, table.stream_arn) == (epoch.table_id, epoch.stream_arn)
+    ):
+        return coverage.open_gaps(head)
+    until = None
+    if table is None:
+        reason = "the table was deleted; what it held stays in the warehouse"
+    elif table.stream_arn is None:
+        reason = f"the table's stream was switched off (it was {epoch.stream_arn})"
+    else:
+        what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
+        reason = f"the {what} (it was {epoch.stream_arn}, it is {table.stream_arn})"
+        until = coverage.begins_at(table.stream_arn)
+    _lose(log, clock, model, head, reason, until)
+    return coverage.open_gaps(log.head(model))
+
+
+# --------------------------------------------------------------------------------------- coverage
+
+
+def _account(
+    log: Log,
+    model: str,
+    head: Head,
+    epoch: Epoch,
+    shards: Sequence[Shard],
+    held: Collection[str],
+    now: datetime,
+) -> Head:
+    """Stores what this listing shows to be lost, before anything behind it can be committed;
+    returns the head with it."""
+    lost = [
+        part for part in coverage.lost_shards(head, epoch.stream_arn, shards) if part.id not in held
+    ]
+    parents = [
+        parent
+        for parent in coverage.unseen_parents(head, epoch.stream_arn, shards)
+        if parent not in held
+    ]
+    gap = coverage.outage(head, now)
+    if gap is None and not coverage.is_accounted(head):
+        if lost:
+            reason = f"shard {lost[0].id} vanished before it was read to its end"
+            gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in lost])
+        elif parents:
+            reason = f"shard {parents[0]} came and went unseen between two passes"
+            gap = coverage.broken(head, now, reason)
+    if gap is None and not lost:
+        return head
+    ends = tuple(
+        PartProgress(part, head.positions[part].at, head.positions[part].at, True, 0, 0)
+        for part in lost
+    )
+    log.commit(model, Commit(epoch, parts=ends, gap=gap))
+    return log.head(model)
+
+
+def _held(
+    stream: Stream, clock: Clock, head: Head, epoch: Epoch, shards: Sequence[Shard]
+) -> set[str]:
+    """Shards that should be listed and are not, but are still there: the listing lags. Their
+    children have to wait, and this pass proves nothing."""
+    arn = epoch.stream_arn
+    missing = {part.id for part in coverage.lost_shards(head, arn, shards)}
+    missing.update(coverage.unseen_parents(head, arn, shards))
+    return {shard for shard in missing if _is_there(stream, clock, arn, shard)}
+
+
+def _is_there(stream: Stream, clock: Clock, arn: str, shard: str) -> bool:
+    try:
+        retried(lambda: stream.iterator(arn, shard, None), clock)
+    except SourceMissing:
+        return False
+    return True
+
+
+def _lose(
+    log: Log,
+    clock: Clock,
+    model: str,
+    head: Head,
+    reason: str,
+    until: datetime | None = None,
+    newest: datetime | None = None,
+) -> None:
+    """Stores a gap, unless one that is stored accounts for what was found."""
+    if coverage.is_noted(head):
+        return
+    assert head.epoch is not None
+    gap = coverage.broken(head, clock.aws_now(), reason, [newest])
+    if until is not None and gap.since < until < gap.until:
+        gap = replace(gap, until=until)
+    log.commit(model, Commit(head.epoch, gap=gap))
+
+
+def _nothing(log: Log, clock: Clock, stream: Stream, epoch: Epoch, model: str) -> DrainResult:
+    """The result of a pass over a stream that is gone."""
+    head = log.head(model)
+    return DrainResult(
+        model=model,
+        epoch=epoch.number,
+        state=epoch.state,
+        ended=True,
+        gaps=tuple(coverage.open_gaps(head)),
+        lag_seconds=_proof_age(head, clock),
+        calls=stream.calls,
+    )
 
 
 def _proof_age(head: Head, clock: Clock) -> float | None:
@@ -175,40 +338,40 @@ def _proof_age(head: Head, clock: Clock) -> float | None:
     return (clock.aws_now() - proof.began_at).total_seconds() if proof else None
 
 
-def _listed(stream: Stream, clock: Clock, model: str, epoch: Epoch) -> list[Shard]:
-    try:
-        return retried(lambda: stream.shards(epoch.stream_arn), clock)
-    except SourceMissing as error:
-        raise Gap(
-            f"{model}: its stream {epoch.stream_arn} is gone: it was disabled more than 24 hours"
-            " ago, or the table was deleted.",
-            "Enable a stream on the table if it has none. " + READ_NEW_BASE,
-        ) from error
+def _finished(head: Head, epoch: Epoch) -> set[str]:
+    return {
+        part.id
+        for part, at in head.positions.items()
+        if part.origin == epoch.stream_arn and at.finished
+    }
 
 
-def _unproven_since(head: Head, epoch: Epoch) -> datetime:
-    """Every change before this is in the log, or will be in the epoch's base. A pass that did not
-    reach every tip proves nothing: what it left unread goes on ageing."""
-    base = epoch.opened_at
-    if "export_time" in epoch.detail:  # an adopted export may be older than its epoch
-        base = min(base, datetime.fromisoformat(epoch.detail["export_time"]))
-    return max(base, head.last_proof.began_at) if head.last_proof else base
+def _silent(head: Head, epoch: Epoch, shards: Sequence[Shard], now: datetime) -> set[str]:
+    """Of a stream of many shards, the open ones without a change for SILENT_AFTER."""
+    if len(shards) <= SHARDS_POLLED:
+        return set()
+    known = {part.id: at for part, at in head.positions.items() if part.origin == epoch.stream_arn}
+    return {
+        shard.id
+        for shard in shards
+        if shard.id in known
+        and not shard.closed
+        and now - (known[shard.id].newest or epoch.opened_at) > SILENT_AFTER
+    }
 
 
-def _refuse_outage(model: str, since: datetime, now: datetime) -> None:
-    """Records are kept for 24 hours: when the last proof is older, some may have come and gone
-    without a trace, whole shards included."""
-    if now - since > RETENTION - RETENTION_MARGIN:
-        raise Gap(
-            f"{model}: no pass over its stream has been complete since {since:%Y-%m-%d %H:%M} UTC;"
-            " the stream keeps 24 hours, so changes may be lost since then.",
-            READ_NEW_BASE,
-        )
+def _leave_out(run: _Pass, shards: Iterable[str]) -> None:
+    for shard in shards:
+        run.ends[shard] = _End.SKIPPED
+
+
+# ----------------------------------------------------------------------------------------- reading
 
 
 def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
-    """Reads lineage by lineage, all of them at once; returns the last listing of shards."""
+    """Reads lineage by lineage, all of them at once; returns all shards that were listed."""
     arn = run.epoch.stream_arn
+    _see(run, shards)
     finished = {each.id for each in shards if run.stage.position(_part(arn, each.id)).finished}
     listings = 1
     running: dict[Future[_End], str] = {}
@@ -221,13 +384,12 @@ def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
                 if not running:
                     if run.exhausted() or listings >= LISTINGS_PER_PASS:
                         return shards
-                    if not _lacks_children(run, shards, finished):
-                        return shards
                     listings += 1
-                    listed = {each.id for each in shards}
-                    shards = retried(lambda: run.stream.shards(arn), run.clock)
-                    if {each.id for each in shards} == listed:
+                    new = _new_children(run, shards, finished)
+                    if not new:
                         return shards
+                    _see(run, new)
+                    shards = [*shards, *new]
                     continue
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -240,13 +402,44 @@ def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
             raise
 
 
-def _lacks_children(run: _Pass, shards: list[Shard], finished: set[str]) -> bool:
-    """True where a shard ended in this pass and its children are not listed yet."""
-    return any(run.ends.get(each.id) is _End.FINISHED for each in childless(shards, finished))
+def _see(run: _Pass, shards: Iterable[Shard]) -> None:
+    for shard in shards:
+        run.stage.see(_part(run.epoch.stream_arn, shard.id))
+
+
+def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[Shard]:
+    """The children, not listed before, of shards that ended in this pass: asked for one by one
+    where that takes fewer calls than listing all shards anew."""
+    arn = run.epoch.stream_arn
+    ended = [each for each in childless(shards, finished) if run.ends.get(each.id) is _End.FINISHED]
+    if not ended:
+        return []
+    if len(ended) * SHARDS_PER_LISTING_PAGE < len(shards):
+        found = [
+            child
+            for parent in ended
+            for child in retried(lambda: run.stream.children(arn, parent.id), run.clock)  # noqa: B023
+            if child.parent == parent.id
+        ]
+    else:
+        found = retried(lambda: run.stream.shards(arn), run.clock)
+    known = {each.id for each in shards}
+    new = []
+    for each in found:  # a listing names parents first
+        if each.id not in known and each.parent in known:
+            known.add(each.id)
+            new.append(each)
+    return new
 
 
 def _read_shard(run: _Pass, shard: Shard) -> _End:
-    part = _part(run.epoch.stream_arn, shard.id)
+    try:
+        return _read_on(run, shard, _part(run.epoch.stream_arn, shard.id))
+    except SourceMissing:  # it vanished since it was listed: the next pass accounts for it
+        return _End.STOPPED
+
+
+def _read_on(run: _Pass, shard: Shard, part: Part) -> _End:
     iterator: str | None = _iterator(run, part)
     iterators, empty_pages = 1, 0
     while True:
@@ -256,7 +449,7 @@ def _read_shard(run: _Pass, shard: Shard) -> _End:
         assert read_from is not None
         try:
             page = retried(lambda: run.stream.read(read_from, shard.id), run.clock)  # noqa: B023
-        except IteratorExpired:
+        except (IteratorExpired, Trimmed):
             iterators += 1
             if iterators > ITERATORS_PER_SHARD:
                 raise
@@ -292,33 +485,47 @@ def _iterator(run: _Pass, part: Part) -> str:
     try:
         return ask(position.at)
     except Trimmed:
-        # The lost records are older than 24 hours. Where this epoch was opened since, its base
-        # is read, or will be, after they were written: it holds what they said.
-        covered = run.epoch.state != LIVE and run.began_at - run.epoch.opened_at < (
-            RETENTION - RETENTION_MARGIN
-        )
-        if not covered:
-            raise
+        if not coverage.expired_by_age(run.head, position, run.began_at):
+            _lose_records(run, part, position)
         return ask(None)
 
 
-def _record(run: _Pass, shards: list[Shard], since: datetime) -> PassRecord:
+def _lose_records(run: _Pass, part: Part, position: Position) -> None:
+    """Stores the gap of a shard's expired records, before anything behind it can be committed."""
+    with run.lock:
+        head = run.log.head(run.model)
+        if not coverage.is_accounted(head):
+            reason = f"records of shard {part.id} expired before they were read"
+            _lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
+
+
+def _record(run: _Pass, shards: list[Shard]) -> PassRecord:
     arn = run.epoch.stream_arn
     finished = {each.id for each in shards if run.stage.position(_part(arn, each.id)).finished}
     unread = [
         each for each in shards if each.id not in finished and run.ends.get(each.id) is not _End.TIP
     ]
     ended_at = run.clock.aws_now()
-    in_time = ended_at - since < RETENTION  # nothing was trimmed while the pass read on
+    since = coverage.accounted_until(run.head)
+    # Nothing was trimmed while the pass read on.
+    in_time = since is not None and ended_at - since < coverage.RETENTION
+    proven = in_time and not run.stale_listing
     return PassRecord(
         id=uuid.uuid4().hex,
         began_at=run.began_at,
         ended_at=ended_at,
-        complete=in_time and not unread and not childless(shards, finished),
+        complete=proven and not unread and not childless(shards, finished),
         shards_open=sum(not each.closed for each in shards),
-        shards_read=len(run.ends),
+        shards_read=sum(each is not _End.SKIPPED for each in run.ends.values()),
         calls=run.stream.calls,
     )
+
+
+def _has_ended(run: _Pass, shards: list[Shard]) -> bool:
+    """True where every shard was read to its end: the stream was switched off, or its last shard
+    has just been closed and its child is yet to be listed."""
+    arn = run.epoch.stream_arn
+    return all(run.stage.position(_part(arn, each.id)).finished for each in shards)
 
 
 def _part(stream_arn: str, shard: str) -> Part:

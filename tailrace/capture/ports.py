@@ -22,6 +22,7 @@ from tailrace.model import (
     Shard,
     Staged,
     TableDescription,
+    Window,
 )
 
 
@@ -73,7 +74,7 @@ class Comparison(Protocol):
     def sample(self, head: Head, count: int) -> tuple[list[str], int]: ...
 
     def differences(
-        self, head: Head, whole: tuple[datetime, datetime] | None, shown: int
+        self, head: Head, whole: tuple[datetime, datetime] | None, before: int, shown: int
     ) -> Differences: ...
 
 
@@ -87,6 +88,10 @@ class Export(Protocol):
 
     def request(self, table: TableDescription, at: datetime, token: str) -> str: ...
 
+    def request_changes(
+        self, table: TableDescription, window: Window, token: str, *, old_images: bool
+    ) -> str: ...
+
     def state(self, arn: str) -> ExportState: ...
 
     def failed(self, state: ExportState) -> TailraceError: ...
@@ -99,9 +104,12 @@ class Export(Protocol):
 class Stream(Protocol):
     """A source of changes: tailrace.sources.streams.DynamoDbStream."""
 
-    calls: int
+    @property
+    def calls(self) -> int: ...
 
     def shards(self, stream_arn: str) -> list[Shard]: ...
+
+    def children(self, stream_arn: str, shard: str) -> list[Shard]: ...
 
     def iterator(self, stream_arn: str, shard: str, after: str | None) -> str: ...
 

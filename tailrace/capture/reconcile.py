@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tailrace.capture import coverage
 from tailrace.capture.bootstrap import (
     CLOCK_SECOND,
     EXPORT_POLL_SECONDS,
@@ -45,6 +46,7 @@ from tailrace.model import (
     Shape,
     Staged,
     TableDescription,
+    gap_text,
 )
 
 METHODS = EXPORT, SCAN, SAMPLE = "export", "scan", "sample"
@@ -86,16 +88,17 @@ def reconcile(
 
     `read` is one of the functions below, `drain` one pass that tells its rows. Where somebody else
     drains the table anyway, their pass is waited for, up to `patience_seconds`. Raises Terminal
-    where the table is not live, Retryable where a new epoch went live meanwhile, and what reading
-    and draining raise."""
+    where the table is not live or has gaps, Retryable where a new epoch went live meanwhile, and
+    what reading and draining raise."""
     started = run.clock.monotonic()
-    head = run.log.head(run.model)
-    live = require_live(run.model, head)
+    before = run.log.head(run.model)
+    live = require_live(run.model, before)
     _wait_until(run, live.changed_at + SLACK + CLOCK_SECOND)
-    snapshot = read(head)
+    snapshot = read(before)
     began, ended = snapshot.began_at - SLACK, snapshot.ended_at + SLACK
     head = _settled(run, live, ended, drain, patience_seconds)
-    found = comparison.differences(head, (began, ended) if snapshot.is_whole else None, shown)
+    whole = (began, ended) if snapshot.is_whole else None
+    found = comparison.differences(head, whole, before.batch, shown)
     return Reconciliation(
         model=run.model,
         method=method,
@@ -108,7 +111,8 @@ def reconcile(
 
 
 def require_live(model: str, head: Head) -> Epoch:
-    """The newest epoch. Raises Terminal where there is none, or it is not live."""
+    """The newest epoch. Raises Terminal where there is none, it is not live, or changes may be
+    missing."""
     if head.epoch is None:
         raise Terminal(
             f"{model}: has no epoch yet: there is nothing to compare with its table.",
@@ -119,7 +123,27 @@ def require_live(model: str, head: Head) -> Epoch:
             f"{model}: epoch {head.epoch.number} is not live yet, but {head.epoch.state}.",
             f"Let it go live first: `tailrace sync --table {model} --until-caught-up`.",
         )
+    _refuse_gaps(model, head)
     return head.epoch
+
+
+def require_same(model: str, live: Epoch, table: TableDescription) -> None:
+    """Raises Terminal where the table, or its stream, is another one than the epoch's."""
+    if (table.table_id, table.stream_arn) != (live.table_id, live.stream_arn):
+        raise Terminal(
+            f"{model}: the table or its stream was replaced: it was {live.stream_arn}, it is"
+            f" {table.stream_arn}.",
+            f"Let it be repaired first: `tailrace sync --table {model} --until-caught-up`.",
+        )
+
+
+def _refuse_gaps(model: str, head: Head) -> None:
+    gaps = coverage.open_gaps(head)
+    if gaps:
+        raise Terminal(
+            f"{model}: {gap_text(gaps)}.",
+            f"Repair it first: `tailrace repair {model}`, then `tailrace sync --table {model}`.",
+        )
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -372,6 +396,7 @@ def _still(model: str, live: Epoch, head: Head) -> Head:
         raise Retryable(
             f"{model}: another epoch went live while the table was read.", "Reconcile again."
         )
+    _refuse_gaps(model, head)
     return head
 
 

@@ -28,3 +28,12 @@ def childless(shards: Iterable[Shard], finished: Collection[str]) -> list[Shard]
     listed = list(shards)
     parents = {each.parent for each in listed}
     return [each for each in listed if each.id in finished and each.id not in parents]
+
+
+def unrelated(shards: Iterable[Shard], to: Collection[str]) -> list[Shard]:
+    """The shards that neither are among `to` nor descend from them."""
+    left, related = list(shards), set(to)
+    while found := {each.id for each in left if each.id in related or each.parent in related}:
+        related |= found
+        left = [each for each in left if each.id not in related]
+    return left

@@ -54,6 +54,7 @@ class Stage:
         self._on_commit = on_commit
         self._lock = threading.RLock()
         self._pending: dict[Part, PartProgress] = {}
+        self._seen: set[Part] = set()
         self._read_at: datetime | None = None
         self._flushed_at = clock.monotonic()
         self._path.write_bytes(b"")
@@ -65,9 +66,18 @@ class Stage:
         """Where a part stands, staged pages included."""
         with self._lock:
             pending = self._pending.get(part)
+            known = self._committed.get(part, Position())
             if pending is not None:
-                return Position(pending.position_to, pending.finished)
-            return self._committed.get(part, Position())
+                newest = pending.newest or known.newest
+                return Position(pending.position_to, pending.finished, newest)
+            return known
+
+    def see(self, part: Part) -> None:
+        """Has the ledger know a part from the next commit on, whether it moves or not."""
+        with self._lock:
+            if part not in self._committed:
+                self._seen.add(part)
+                self._pending.setdefault(part, PartProgress(part, None, None, False, 0, 0))
 
     def add(
         self,
@@ -134,7 +144,10 @@ class Stage:
             moved = tuple(
                 each
                 for each in self._pending.values()
-                if each.rows or each.finished or each.position_to != each.position_from
+                if each.rows
+                or each.finished
+                or each.position_to != each.position_from
+                or each.part in self._seen
             )
             if not moved and state is None and pass_record is None:
                 return
@@ -146,8 +159,10 @@ class Stage:
                 Commit(self._epoch, moved, staged if rows else None, state, at, pass_record),
             )
             for each in moved:
-                self._committed[each.part] = Position(each.position_to, each.finished)
+                newest = each.newest or self._committed.get(each.part, Position()).newest
+                self._committed[each.part] = Position(each.position_to, each.finished, newest)
             self._pending = {}
+            self._seen = set()
             self._read_at = None
             self._path.write_bytes(b"")
             self._flushed_at = self._clock.monotonic()

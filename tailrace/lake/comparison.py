@@ -28,6 +28,7 @@ from tailrace.lake.version import floor_sql, is_base_sql
 from tailrace.model import LIVE, Difference, Differences, Head, KeyAttribute, Staged
 
 KINDS = ("missing", "extra", "different", "latest")
+UNSETTLED = "unsettled"
 
 NO_KEY = "tailrace: an item without its key"
 
@@ -126,15 +127,17 @@ class Comparison:
     # ----------------------------------------------------------------------------- comparing
 
     def differences(
-        self, head: Head, whole: tuple[datetime, datetime] | None, shown: int
+        self, head: Head, whole: tuple[datetime, datetime] | None, before: int, shown: int
     ) -> Differences:
         """Compares, with the log as of `head`. `whole` is the span in which all of the source was
         read: a key that was not seen then was not there; None where only some of it was read.
-        At most `shown` differences are given with both sides."""
+        `before` is the last batch that landed before anything was read. At most `shown`
+        differences are given with both sides."""
         with self._mutex:
             renew_s3_secret(self._con, self._warehouse)
             self._note_states(head, whole)
             self._judge()
+            self._leave_out_unsettled(head, before)
             latest_items = self._compare_latest()
             counts = dict(self._fetch("SELECT kind, count(DISTINCT key) FROM wrong GROUP BY kind"))
             return Differences(
@@ -148,6 +151,7 @@ class Comparison:
                 latest_items=latest_items,
                 latest_different=counts.get("latest", 0),
                 shown=tuple(self._shown(shown)) if counts else (),
+                unsettled=counts.get(UNSETTLED, 0),
             )
 
     def _states(self, batch: int, live: Mapping[int, str]) -> str:
@@ -211,6 +215,14 @@ class Comparison:
                 JOIN {self._log} AS log ON log.key = states.key AND log.version = states.version
                 WHERE same_item(seen.image, log.image::VARCHAR))""")
 
+    def _leave_out_unsettled(self, head: Head, before: int) -> None:
+        """An image that was looked up may be newer than its change: the state between is unseen.
+        Whatever landed before the source was read was looked up before."""
+        self._con.execute(f"""
+            UPDATE wrong SET kind = {literal(UNSETTLED)} WHERE key IN (
+                SELECT key FROM {self._log}
+                WHERE looked_up AND batch > {before} AND batch <= {head.batch})""")
+
     # ---------------------------------------------------------------------------- the model
 
     def _compare_latest(self) -> int | None:
@@ -270,7 +282,7 @@ class Comparison:
         first = f"""
             WITH first AS (
                 SELECT *, list_position({order}, kind) AS place FROM wrong
-                ORDER BY place, key LIMIT {most})"""
+                WHERE kind <> {literal(UNSETTLED)} ORDER BY place, key LIMIT {most})"""
         rows = self._fetch(f"""
             {first}
             SELECT first.kind, first.key, seen.image,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tailrace.lake.sql import literal, literals, pointer
 from tailrace.lake.version import BASE_PHASE, STREAM_PHASE, version_sql
-from tailrace.model import KeyAttribute, Shape
+from tailrace.model import LOOKED_UP, KeyAttribute, Shape
 
 # The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
 # at most eight of JSON (an element {"BOOL":false} counts as two), so this holds two images; the
@@ -29,14 +29,16 @@ def rows_sql(
     epoch: int,
     read_at: str | None,
 ) -> str:
-    """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired) over the
-    staged `files`. `read_at` is the ISO time at which base rows were read (base shapes only)."""
+    """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up)
+    over the staged `files`. `read_at` is the ISO time at which a full base was read."""
     source = (
         f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
     if shape is Shape.STREAM_RECORDS:
         return _stream_records(source, key, epoch)
+    if shape is Shape.INCREMENTAL_LINES:
+        return _incremental_lines(source, key, epoch)
     prefix = ("Item",) if shape is Shape.EXPORT_LINES else ()
     paths = [pointer(*prefix, attribute.name) for attribute in key]
     if shape is Shape.EXPORT_LINES:
@@ -47,13 +49,34 @@ def rows_sql(
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
             'READ' AS op, {_key_sql(key)} AS key, {image} AS image, NULL::JSON AS old_image,
-            {literal(read_at)}::TIMESTAMPTZ AS changed_at, false AS ttl_expired
+            {literal(read_at)}::TIMESTAMPTZ AS changed_at, false AS ttl_expired,
+            false AS looked_up
         FROM (SELECT json AS line, json_extract(json, {literals(paths)}) AS v FROM {source})"""
+
+
+def _incremental_lines(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
+    """A line holds a changed key's state at the end of its window; without a new image the item
+    was deleted in it. Its position is the time of its last write, in microseconds."""
+    paths = [pointer("Keys", attribute.name) for attribute in key]
+    paths += [
+        pointer("NewImage"),
+        pointer("OldImage"),
+        pointer("Metadata", "WriteTimestampMicros", "N"),
+    ]
+    new, old, written = (f"v[{len(key) + number}]" for number in (1, 2, 3))
+    micros = f"trim({written}, {literal(QUOTE)})"
+    return f"""
+        SELECT {version_sql(epoch, BASE_PHASE, micros)} AS version, {epoch} AS epoch,
+            CASE WHEN {new} IS NULL THEN 'REMOVE' ELSE 'READ' END AS op, {_key_sql(key)} AS key,
+            {new} AS image, {old} AS old_image,
+            make_timestamptz({micros}::BIGINT) AS changed_at, false AS ttl_expired,
+            false AS looked_up
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
     paths = [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
-    names = ["new", "old", "event", "sequence", "time", "principal", "Principal"]
+    names = ["new", "old", "event", "sequence", "time", "principal", "Principal", "looked_up"]
     paths += [
         pointer("dynamodb", "NewImage"),
         pointer("dynamodb", "OldImage"),
@@ -63,6 +86,7 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
         # AWS's API model says PrincipalId, the events that AWS shows say principalId.
         pointer("userIdentity", "principalId"),
         pointer("userIdentity", "PrincipalId"),
+        pointer(LOOKED_UP),
     ]
     # One lookup for all of them: a second one would parse the record again. So texts come as
     # JSON, in quotes; those taken here hold nothing that JSON escapes.
@@ -76,7 +100,8 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
             CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
             to_timestamp({v["time"]}::DOUBLE) AS changed_at,
             {removed} AND {principal} IS NOT DISTINCT FROM
-                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired
+                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
+            {v["looked_up"]} IS NOT NULL AS looked_up
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 

@@ -33,6 +33,7 @@ from tailrace.model import (
     LIVE,
     Commit,
     Epoch,
+    Gap,
     Head,
     KeyAttribute,
     Part,
@@ -153,7 +154,8 @@ class ChangeLog:
         other it is read again. DuckLake is asked which snapshot the commit became: the head moves
         only to the one that follows its own."""
         snapshot, head = self._heads.pop(model)
-        if not commit.parts or commit.pass_record is not None or commit.state is not None:
+        only_parts = commit.pass_record is commit.state is commit.gap is None
+        if not commit.parts or not only_parts:
             return
         ((became,),) = con.execute(
             "SELECT id FROM ducklake_last_committed_snapshot('lake')"
@@ -208,6 +210,8 @@ class ChangeLog:
             detail = commit.epoch.detail if commit.detail is None else commit.detail
             noted = replace(commit.epoch, detail=detail)
             _insert_epoch(con, model, batch, noted, commit.state, commit.at)
+        if commit.gap is not None:
+            _insert_gap(con, model, batch, commit.epoch, commit.gap)
         return batch
 
     def _land(
@@ -227,7 +231,7 @@ class ChangeLog:
             landed = con.execute(
                 f"INSERT INTO {log} SELECT {batch}, version, epoch, op,"
                 f" coalesce(key, error({literal(NO_KEY)})), image, old_image, changed_at,"
-                f" ttl_expired, now() FROM ({rows})"
+                f" ttl_expired, looked_up, now() FROM ({rows})"
             ).fetchone()
         except duckdb.InvalidInputException as error:
             if NO_KEY in str(error):
@@ -348,6 +352,12 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
             f" {found}: another run has moved on.",
             "Nothing was lost. Run again.",
         )
+    if commit.gap is not None and any(each.until > commit.gap.since for each in head.gaps):
+        raise Stale(
+            f"{model}: a gap since {commit.gap.since} was to be stored, but another run has found"
+            " one already.",
+            "Nothing was lost. Run again.",
+        )
     for each in commit.parts:
         stands = head.positions.get(each.part, Position())
         if stands.finished or stands.at != each.position_from:
@@ -371,20 +381,31 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     rows = con.execute(
         bound(
             """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(batch), arg_max(detail, batch)::VARCHAR,
+            max(newest_change), max(batch), arg_max(detail, batch)::VARCHAR,
             (arg_max(detail, batch) FILTER (WHERE detail->>'$.complete' = 'true'))::VARCHAR
         FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
             [model, newest],
         ),
     ).fetchall()
     passes = [row for row in rows if row[0] == "pass"]
+    gaps = con.execute(
+        bound(
+            "SELECT since, until, found_at, reason, batch FROM tailrace.gaps WHERE model = ?"
+            " ORDER BY since",
+            [model],
+        ),
+    ).fetchall()
     return Head(
-        batch=max((*(row[-1] for row in epochs), *(row[6] for row in rows)), default=0),
+        batch=max(
+            (*(row[-1] for row in epochs), *(row[7] for row in rows), *(row[4] for row in gaps)),
+            default=0,
+        ),
         table=_table(con, model),
         epochs=tuple(_epoch(row) for row in epochs),
-        positions={Part(*row[:4]): Position(row[4], row[5]) for row in rows if row[0] != "pass"},
-        last_pass=_pass_record(passes[0][7]) if passes else None,
-        last_proof=_pass_record(passes[0][8]) if passes else None,
+        positions={Part(*row[:4]): Position(*row[4:7]) for row in rows if row[0] != "pass"},
+        last_pass=_pass_record(passes[0][8]) if passes else None,
+        last_proof=_pass_record(passes[0][9]) if passes else None,
+        gaps=tuple(Gap(*row[:4]) for row in gaps),
     )
 
 
@@ -394,7 +415,8 @@ def _moved(head: Head, parts: Sequence[PartProgress]) -> Head:
     for each in parts:
         stood = positions.get(each.part, Position())
         at = stood.at if each.position_to is None else each.position_to
-        positions[each.part] = Position(at, stood.finished or each.finished)
+        newest = max(filter(None, (stood.newest, each.newest)), default=None)
+        positions[each.part] = Position(at, stood.finished or each.finished, newest)
     return replace(head, batch=head.batch + 1, positions=positions)
 
 
@@ -458,6 +480,17 @@ def _insert_pass(
             f"""INSERT INTO tailrace.ledger (model, batch, epoch, kind, pass_id, detail, landed_at)
         VALUES ({literal(model)}, {batch}, {epoch.number}, 'pass', ?, ?, now())""",
             [record.id, json.dumps(detail)],
+        ),
+    )
+
+
+def _insert_gap(
+    con: duckdb.DuckDBPyConnection, model: str, batch: int, epoch: Epoch, gap: Gap
+) -> None:
+    con.execute(
+        bound(
+            "INSERT INTO tailrace.gaps VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [model, batch, epoch.number, gap.since, gap.until, gap.found_at, gap.reason],
         ),
     )
 

@@ -33,16 +33,18 @@ _CONTROL_TABLES = {
         newest_change TIMESTAMPTZ, pass_id VARCHAR, detail JSON, landed_at TIMESTAMPTZ""",
     "attributes": """model VARCHAR, batch BIGINT, path VARCHAR, type VARCHAR,
         integer_digits INTEGER, scale INTEGER, example_key VARCHAR, recorded_at TIMESTAMPTZ""",
+    "gaps": """model VARCHAR, batch BIGINT, epoch INTEGER, since TIMESTAMPTZ, until TIMESTAMPTZ,
+        found_at TIMESTAMPTZ, reason VARCHAR""",
 }
 
 _LOG_COLUMNS = """batch BIGINT, version VARCHAR, epoch INTEGER, op VARCHAR, key VARCHAR,
     image JSON, old_image JSON, changed_at TIMESTAMPTZ, ttl_expired BOOLEAN,
-    landed_at TIMESTAMPTZ"""
+    looked_up BOOLEAN, landed_at TIMESTAMPTZ"""
 
 
 def create_control_tables(con: duckdb.DuckDBPyConnection) -> None:
     """Creates schemas, control tables and storage options, where they are missing."""
-    if _exists(con, CONTROL, "attributes"):
+    if _exists(con, CONTROL, "gaps"):
         return
     for schema in (CONTROL, CHANGES, ANALYTICS):
         con.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")

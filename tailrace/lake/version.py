@@ -16,7 +16,8 @@ STREAM_PHASE = 1
 
 def version_sql(epoch: int, phase: int, position: str | None) -> str:
     """The SQL expression of a row's version. `position` is a SQL expression of decimal digits
-    (a sequence number has at most 40), or None for a full base, where a key stands once."""
+    (a sequence number has at most 40; an incremental base counts in microseconds), or None for a
+    full base, where a key stands once."""
     if not 0 <= epoch < 10**EPOCH_DIGITS:
         raise ValueError(f"epoch {epoch} does not fit {EPOCH_DIGITS} digits")
     head = f"{epoch:0{EPOCH_DIGITS}d}{phase}"

@@ -19,10 +19,11 @@ from tailrace.errors import (
     SourceMissing,
     Terminal,
 )
-from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
+from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription, Window
 from tailrace.sources.aws import Aws, call, code_of, explained
 from tailrace.sources.tables import point_in_time_recovery
 
+FULL, INCREMENTAL = "FULL_EXPORT", "INCREMENTAL_EXPORT"
 COMPLETED = "COMPLETED"
 FAILED = "FAILED"
 
@@ -44,7 +45,9 @@ class _Summary(msgspec.Struct):
     outputFormat: str = "DYNAMODB_JSON"  # noqa: N815
     tableId: str | None = None  # noqa: N815
     exportTime: datetime | None = None  # noqa: N815
-    exportType: str = "FULL_EXPORT"  # noqa: N815
+    exportType: str = FULL  # noqa: N815
+    exportFromTime: datetime | None = None  # noqa: N815
+    exportToTime: datetime | None = None  # noqa: N815
 
 
 class _File(msgspec.Struct):
@@ -81,6 +84,25 @@ class TableExport:
         PITR is off, Retryable while PITR has not reached `at`.
         https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_ExportTableToPointInTime.html
         """
+        return self._request(table, token, ExportTime=at)
+
+    def request_changes(
+        self, table: TableDescription, window: Window, token: str, *, old_images: bool
+    ) -> str:
+        """Requests an incremental export of what changed in `window`, with the items as they were
+        before it if `old_images`; returns its ARN. Otherwise like `request`."""
+        return self._request(
+            table,
+            token,
+            ExportType=INCREMENTAL,
+            IncrementalExportSpecification={
+                "ExportFromTime": window.begin,
+                "ExportToTime": window.end,
+                "ExportViewType": "NEW_AND_OLD_IMAGES" if old_images else "NEW_IMAGE",
+            },
+        )
+
+    def _request(self, table: TableDescription, token: str, **what: Any) -> str:
         base = self._base
         encryption: dict[str, Any] = {"S3SseAlgorithm": "AES256"}
         if base.kms_key_id:
@@ -94,10 +116,10 @@ class TableExport:
                 f"table {table.name} (to bucket {base.bucket})",
                 self._aws.region,
                 TableArn=table.arn,
-                ExportTime=at,
                 ClientToken=token,
                 S3Bucket=base.bucket,
                 ExportFormat="DYNAMODB_JSON",
+                **what,
                 **prefix,
                 **owner,
                 **encryption,
@@ -143,11 +165,11 @@ class TableExport:
         against each other. Raises CorruptExport."""
         bucket, summary_key = state.bucket, state.manifest_key or ""
         summary = _decode(_Summary, self._object(bucket, summary_key), bucket, summary_key)
-        if summary.exportType != "FULL_EXPORT" or summary.outputFormat != "DYNAMODB_JSON":
+        if summary.outputFormat != "DYNAMODB_JSON":
             raise Terminal(
-                f"s3://{bucket}/{summary_key} describes a {summary.exportType} in"
-                f" {summary.outputFormat}; expected a FULL_EXPORT in DYNAMODB_JSON.",
-                "Name a full export in base.export_arn, or leave it out.",
+                f"s3://{bucket}/{summary_key} describes an export in {summary.outputFormat};"
+                " expected DYNAMODB_JSON.",
+                "Name an export in DynamoDB JSON in base.export_arn, or leave it out.",
             )
         body = self._object(bucket, summary.manifestFilesS3Key)
         lines = [line for line in body.splitlines() if line.strip()]
@@ -162,7 +184,10 @@ class TableExport:
                 f" items, but manifest-summary.json counts {summary.itemCount}.",
                 "The manifest was altered or cut off. Nothing was loaded. " + RESTORE_OR_RESTART,
             )
-        return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files)
+        window = None
+        if summary.exportFromTime and summary.exportToTime:
+            window = Window(summary.exportFromTime, summary.exportToTime)
+        return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files, window)
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
         """Fetches a data file into `folder` and checks its MD5. Raises CorruptExport, and leaves no

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
-from tailrace.errors import READ_NEW_BASE, IteratorExpired, Terminal, Trimmed
+from tailrace.errors import IteratorExpired, Terminal, Trimmed
 from tailrace.model import RecordPage, Shard
 from tailrace.sources.aws import RAW_BODY, Aws, call, code_of
 from tailrace.sources.scan import json_lines
@@ -49,7 +50,13 @@ class DynamoDbStream:
         """
         return [shard for page in self._shard_pages(stream_arn) for shard in page]
 
-    def _shard_pages(self, stream_arn: str) -> Iterator[list[Shard]]:
+    def children(self, stream_arn: str, shard: str) -> list[Shard]:
+        """The children of a closed shard, in one call however many shards there are. Right after
+        it closed there may be none yet."""
+        only = {"ShardFilter": {"Type": "CHILD_SHARDS", "ShardId": shard}}
+        return [each for page in self._shard_pages(stream_arn, **only) for each in page]
+
+    def _shard_pages(self, stream_arn: str, **only: Any) -> Iterator[list[Shard]]:
         start: dict[str, str] = {}
         for _ in range(SHARD_PAGES_MAX):
             self.calls += 1
@@ -60,6 +67,7 @@ class DynamoDbStream:
                 self._aws.region,
                 StreamArn=stream_arn,
                 **start,
+                **only,
             )["StreamDescription"]
             yield [
                 Shard(
@@ -152,6 +160,5 @@ def _trimmed(error: Terminal, shard: str, after: str | None) -> Trimmed | None:
         return None
     return Trimmed(
         f"Shard {shard} no longer holds what follows {after or 'the last read'}: the stream keeps"
-        " 24 hours, and no pass came in time.",
-        READ_NEW_BASE,
+        " 24 hours, and no pass came in time."
     )

@@ -8,7 +8,8 @@ from tailrace.errors import Terminal
 from tailrace.model import KeyAttribute, TableDescription
 from tailrace.sources.aws import Aws, call
 
-USABLE_VIEWS = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
+KEYS_ONLY = "KEYS_ONLY"
+USABLE_VIEWS = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES", KEYS_ONLY)
 
 
 def describe_table(aws: Aws, name: str) -> TableDescription:
@@ -40,8 +41,8 @@ def describe_table(aws: Aws, name: str) -> TableDescription:
 
 
 def require_stream(table: TableDescription) -> str:
-    """The ARN of a stream that carries whole items. Raises Terminal with the command that
-    enables one."""
+    """The ARN of a stream from which whole items can be had. Raises Terminal with the command
+    that enables one."""
     enable = (
         f"aws dynamodb update-table --table-name {table.name} --stream-specification"
         " StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES"
@@ -54,8 +55,9 @@ def require_stream(table: TableDescription) -> str:
         )
     if table.view_type not in USABLE_VIEWS:
         raise Terminal(
-            f"The stream of table {table.name} has the view type {table.view_type}, which does"
-            f" not carry the new item; expected one of {', '.join(USABLE_VIEWS)}.",
+            f"The stream of table {table.name} has the view type {table.view_type}: it tells what"
+            " an item was before a change, and not what it became; expected one of"
+            f" {', '.join(USABLE_VIEWS)}.",
             "A view type cannot be changed in place: disable the stream (StreamEnabled=false),"
             f" then enable it anew: {enable}",
         )

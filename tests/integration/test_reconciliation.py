@@ -19,7 +19,7 @@ from sandbox.workload import churn, create_table, put_all
 from tailrace.capture import reconcile
 from tailrace.config import Config
 from tailrace.engine import Engine
-from tailrace.errors import ConfigError, Gap, Terminal
+from tailrace.errors import ConfigError, Terminal
 from tailrace.lake.attach import connect
 from tailrace.sources.aws import Aws as AwsSource
 from tailrace.sources.scan import TableScan
@@ -165,7 +165,7 @@ def test_tables_that_cannot_be_reconciled_are_refused(aws: Any, tmp_path: Path) 
             assert said in str(refused.value)
 
 
-def test_a_replaced_stream_is_not_reconciled_with(
+def test_a_table_whose_stream_was_replaced_is_refused_until_it_is_repaired(
     aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_margin(monkeypatch)
@@ -179,8 +179,44 @@ def test_a_replaced_stream_is_not_reconciled_with(
         view = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
         aws.dynamodb.update_table(TableName=name, StreamSpecification={"StreamEnabled": False})
         aws.dynamodb.update_table(TableName=name, StreamSpecification=view)
-        with pytest.raises(Gap, match="the stream was replaced"):
+        with pytest.raises(Terminal, match="its stream was replaced"):
             engine.reconcile("events")
+        drain_until_ended(engine)
+        with pytest.raises(Terminal, match="may be missing") as refused:
+            engine.reconcile("events")
+        assert "tailrace repair events" in refused.value.remedy
+        engine.repair("events")
+        drain_until_caught_up(engine, "events")
+        assert engine.reconcile("events").is_equal
+
+
+def drain_until_ended(engine: Engine) -> None:
+    """Reads what is left of a stream that was switched off."""
+    for _ in range(60):
+        if engine.drain_table("events").gaps:
+            return
+    raise AssertionError("no gap was noted")
+
+
+def test_a_stream_that_carries_no_items_is_reconciled_while_it_is_written_to(
+    aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_margin(monkeypatch)
+    monkeypatch.setattr(reconcile, "SCAN_MARGIN_SECONDS", 0.0)
+    name = aws.name("events")
+    create_table(aws.dynamodb, name, {"pk": "S", "sk": "N"}, view_type="KEYS_ONLY")
+    put_all(aws.dynamodb, name, [item(number) for number in range(200)])
+    config = write_config(tmp_path, SCANNED.format(name))
+    with Engine.open(config) as engine:
+        engine.base("events")
+        drain_until_caught_up(engine, "events")
+        with written_to(aws, name):
+            found = engine.reconcile("events").found
+        assert found.count == 0, found.shown[:3]
+        assert found.equal >= 200
+        drain_until_caught_up(engine, "events")
+        at_rest = engine.reconcile("events").found
+        assert (at_rest.count, at_rest.unsettled) == (0, 0)
 
 
 def test_keys_beyond_what_one_answer_holds_are_asked_for_again(aws: Any) -> None:

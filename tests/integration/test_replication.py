@@ -11,7 +11,6 @@ import pytest
 
 from sandbox.workload import churn, create_table
 from tailrace.engine import Engine
-from tailrace.errors import Gap
 from tailrace.transform.runner import build
 from tests.integration.replica import (
     assert_equal,
@@ -112,24 +111,3 @@ def test_an_empty_table_goes_live_is_built_once_and_then_rests(
         assert engine.unmerged(["events"]) == ["events"]
         build(config, ["events"])
         assert engine.unmerged(["events"]) == []
-
-
-def test_a_replaced_stream_is_reported_and_a_new_base_takes_it_up(
-    aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_margin(monkeypatch)
-    config, name = _busy_table(aws, tmp_path, "{method: scan, segments: 2}")
-    churn(aws.dynamodb, name, 200, 100, seed=3)
-    with Engine.open(config) as engine:
-        engine.base("events")
-        drain_until_caught_up(engine, "events")
-        view = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
-        aws.dynamodb.update_table(TableName=name, StreamSpecification={"StreamEnabled": False})
-        churn(aws.dynamodb, name, 100, 120, seed=4)
-        aws.dynamodb.update_table(TableName=name, StreamSpecification=view)
-        with pytest.raises(Gap, match="the stream was replaced") as refused:
-            drain_until_caught_up(engine, "events")
-        assert "tailrace base events" in refused.value.remedy
-        engine.base("events")
-        drain_until_caught_up(engine, "events")
-    assert_equal(config, aws.dynamodb, name, "events")

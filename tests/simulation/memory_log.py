@@ -21,6 +21,7 @@ from tailrace.lake.version import BASE_PHASE, EPOCH_DIGITS, POSITION_DIGITS, STR
 from tailrace.model import (
     Commit,
     Epoch,
+    Gap,
     Head,
     Part,
     PassRecord,
@@ -41,6 +42,11 @@ class Row(NamedTuple):
     key: str
     image: dict[str, Any] | None
 
+    @property
+    def is_base(self) -> bool:
+        """Whether the row is of an epoch's base."""
+        return self.version[EPOCH_DIGITS] == str(BASE_PHASE)
+
 
 @dataclass
 class Store:
@@ -53,6 +59,7 @@ class Store:
     epochs: list[tuple[int, Epoch]] = field(default_factory=list)
     positions: dict[Part, tuple[int, Position]] = field(default_factory=dict)
     passes: list[PassRecord] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     live: dict[int, int] = field(default_factory=dict)
 
     def newest(self) -> dict[int, Epoch]:
@@ -94,6 +101,7 @@ class MemoryLog:
             },
             last_pass=store.passes[-1] if store.passes else None,
             last_proof=next((each for each in reversed(store.passes) if each.complete), None),
+            gaps=tuple(store.gaps),
         )
 
     def open_epoch(self, model: str, table: TableDescription, epoch: Epoch) -> int:
@@ -121,17 +129,22 @@ class MemoryLog:
             store.rows.extend(_landed(model, commit.staged, commit.epoch.number, batch, head.table))
         store.batch = batch
         for each in commit.parts:
-            position = Position(each.position_to, each.finished)
+            _, known = store.positions.get(each.part, (0, Position()))
+            newest = max(filter(None, (known.newest, each.newest)), default=None)
+            position = Position(each.position_to, each.finished, newest)
             store.positions[each.part] = (commit.epoch.number, position)
         if commit.pass_record is not None:
             store.passes.append(commit.pass_record)
         if commit.state is not None:
             assert commit.at is not None
             detail = commit.epoch.detail if commit.detail is None else commit.detail
-            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at, detail=detail)
+            kept = msgspec.json.decode(msgspec.json.encode(detail))  # the ledger holds JSON
+            noted = replace(commit.epoch, state=commit.state, changed_at=commit.at, detail=kept)
             store.epochs.append((batch, noted))
             if commit.state == "live":
                 store.live.setdefault(commit.epoch.number, batch)
+        if commit.gap is not None:
+            store.gaps.append(commit.gap)
         self._hook("after commit")
         return batch
 
@@ -173,6 +186,10 @@ def _row(
         op, keys = value["eventName"], change["Keys"]
         order = version(epoch, STREAM_PHASE, change["SequenceNumber"])
         image = change.get("NewImage") if op != "REMOVE" else None
+    elif shape is Shape.INCREMENTAL_LINES:
+        keys, image = value["Keys"], value.get("NewImage")
+        op = "REMOVE" if image is None else "READ"
+        order = version(epoch, BASE_PHASE, value["Metadata"]["WriteTimestampMicros"]["N"])
     else:
         image = keys = value["Item"] if shape is Shape.EXPORT_LINES else value
         op, order = "READ", version(epoch, BASE_PHASE)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from tailrace.model import LIVE, Epoch, PassRecord
+from tailrace.model import FULL, LIVE, Epoch, Gap, PassRecord
 from tests.simulation.memory_log import Row, Store
 from tests.simulation.world import World
 
@@ -32,8 +33,8 @@ class Truth:
         self._store = world.store
         self._rows = 0
         self._landed: dict[tuple[str, int], Row] = {}
-        self._base: set[tuple[int, str]] = set()
-        self._last_sequence: dict[str, int] = {}
+        self._base: set[tuple[str, str]] = set()
+        self._last_sequence: dict[tuple[str, str], int] = {}
         self._passes = 0
         self._place: dict[str, int] = {}
         self._floor = 0
@@ -48,6 +49,10 @@ class Truth:
                 self._proof(record)
         self._passes = len(self._store.passes)
         self._forward()
+
+    def landed(self, arn: str, sequence: int) -> bool:
+        """Whether a stream's record is in the log."""
+        return (arn, sequence) in self._landed
 
     def check_equal(self) -> None:
         """Asserts that what readers see equals the table, key by key. Raises Violation."""
@@ -64,20 +69,21 @@ class Truth:
     # ------------------------------------------------------------------------------------- rows
 
     def _once_and_in_order(self, row: Row) -> None:
-        if row.op == "READ":
-            if (row.epoch, row.key) in self._base:
+        if row.is_base:
+            if (row.version, row.key) in self._base:
                 raise Violation(f"Once: a second base row of {row.key} in epoch {row.epoch}.")
-            self._base.add((row.epoch, row.key))
+            self._base.add((row.version, row.key))
             return
         sequence = int(row.version[-40:])
-        place = (self._epoch(row.epoch).stream_arn, sequence)
+        stream_arn = self._epoch(row.epoch).stream_arn
+        place = (stream_arn, sequence)
         if place in self._landed:
             raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
         self._landed[place] = row
-        last = self._last_sequence.get(row.key, 0)
+        last = self._last_sequence.get((stream_arn, row.key), 0)
         if sequence < last:
             raise Violation(f"Order: of {row.key}, {sequence} landed after {last}.")
-        self._last_sequence[row.key] = sequence
+        self._last_sequence[stream_arn, row.key] = sequence
 
     def _epoch(self, number: int) -> Epoch:
         return self._store.newest()[number]
@@ -85,38 +91,37 @@ class Truth:
     # ------------------------------------------------------------------------------------ passes
 
     def _proof(self, record: PassRecord) -> None:
-        """A complete pass claims every record made before it began."""
-        epochs = list(self._store.newest().values())
-        newest = epochs[-1]
-        live = [each for each in epochs if each.state == LIVE]
-        began = int(record.began_at.timestamp() * 1_000_000)
-        covered_from = int((live[-1] if live else newest).opened_at.timestamp() * 1_000_000)
+        """A complete pass claims every record made before it began: it is in the log, or older
+        than the base that readers see, or in a gap that is stored."""
+        newest = self._store.newest()
+        live = [each for each in newest.values() if each.state == LIVE]
+        began = micros(record.began_at)
+        covered = _base_at(live[-1] if live else newest[max(newest)])
         missing = [
-            (sequence, change)
+            (arn, sequence, change)
             for arn, sequence, change in self._world.records
-            if arn == newest.stream_arn
-            and covered_from <= change.micros < began
-            and (arn, sequence) not in self._landed
+            if covered <= change.micros < began and (arn, sequence) not in self._landed
         ]
-        must = int(newest.opened_at.timestamp() * 1_000_000)
-        for sequence, change in missing:
-            if newest.state == LIVE or change.micros >= must:
+        for _, sequence, change in missing:
+            if not any(_within(change.micros, gap) for gap in self._store.gaps):
                 hours = (self._world.clock.now() - change.micros) / 3.6e9
                 raise Violation(
-                    f"No loss: a pass says it is complete from {record.began_at}, but record"
+                    f"No silent gap: a pass says it is complete from {record.began_at}, but record"
                     f" {sequence} of {change.keys.decode()}, written {hours:.1f} hours ago, is"
-                    " not in the log."
+                    " neither in the log nor in a gap that is stored."
                 )
-        if live and not missing:
+        same_table = live and live[-1].table_id == newest[max(newest)].table_id
+        if same_table and not missing:
             self._floor = max(self._floor, began)
 
     # -------------------------------------------------------------------------------- what is seen
 
     def _histories(self) -> dict[str, list[tuple[int, State]]]:
         found: dict[str, list[tuple[int, State]]] = defaultdict(lambda: [(0, None)])
-        for change in self._world.table.journal:
-            image = _text(msgspec.json.decode(change.new.raw)) if change.new else None
-            found[change.keys.decode()].append((change.micros, image))
+        for journal in self._world.journals():
+            for change in journal:
+                image = _text(msgspec.json.decode(change.new.raw)) if change.new else None
+                found[change.keys.decode()].append((change.micros, image))
         return found
 
     def _forward(self) -> None:
@@ -154,17 +159,34 @@ def visible(store: Store) -> dict[str, str]:
         return {}
     winners: dict[str, Row] = {}
     for row in store.rows:
-        if row.op == "READ" and row.epoch not in store.live:
+        if row.is_base and row.epoch not in store.live:
             continue
         winner = winners.get(row.key)
         if winner is None or row.version > winner.version:
             winners[row.key] = row
-    full = max(store.live)
+    full = max(number for number in store.live if store.newest()[number].kind == FULL)
     return {
         key: _text(row.image)
         for key, row in winners.items()
         if row.image is not None and row.epoch >= full
     }
+
+
+def micros(at: datetime) -> int:
+    """Microseconds since 1970."""
+    return int(at.timestamp() * 1_000_000)
+
+
+def _base_at(epoch: Epoch) -> int:
+    """What an epoch's base is of: its opening, or an export older than that."""
+    taken = epoch.detail.get("export_time")
+    exported = [micros(datetime.fromisoformat(taken))] if taken else []
+    return min([micros(epoch.opened_at), *exported])
+
+
+def _within(written: int, gap: Gap) -> bool:
+    # AWS tells its time in whole seconds.
+    return micros(gap.since) - 1_000_000 <= written <= micros(gap.until) + 1_000_000
 
 
 def _text(image: dict[str, Any]) -> str:

@@ -45,15 +45,24 @@ import tailrace.capture.retry
 import tailrace.capture.stage
 import tailrace.engine
 import tailrace.sources.aws
+import tailrace.sources.lookup
 from sandbox.clock import Clock
 from sandbox.dynamodb import Dynamo
 from sandbox.errors import AwsError
 from sandbox.exports import NoSuchBucketError
 from sandbox.streams import Change, Shard, Stream, parse_iterator
 from sandbox.tables import Table
-from tailrace.config import Config, ExportBase, ScanBase, StreamConfig, Warehouse
+from tailrace.config import (
+    Config,
+    ExportBase,
+    RepairConfig,
+    ScanBase,
+    StreamConfig,
+    Warehouse,
+)
 from tailrace.config import Table as TableConfig
 from tailrace.engine import Engine
+from tailrace.model import DrainResult
 from tailrace.sources.aws import Aws
 from tests.simulation.memory_log import MemoryLog, Store
 
@@ -163,6 +172,8 @@ class World:
         self.random = random.Random(self.seed)
         self.clock = WorldClock()
         self.objects: dict[tuple[str, str], bytes] = {}
+        self.past_journals: list[list[Change]] = []
+        self.deleted = True
         self.processes: list[Process] = []
         self.keys = [f"k{number}" for number in range(self.random.randint(2, 10))]
         self._faults: dict[str, tuple[str, int]] = {}
@@ -207,7 +218,9 @@ class World:
         yield patch.object(botocore.endpoint, "time", time)
         yield patch.object(UserAgentString, "to_string", lambda _: "simulation")
         yield patch.object(RetryQuota, "acquire", lambda quota, amount: True)
-        yield patch.object(tailrace.capture.retry, "random", random.Random(self.seed))
+        for module in (tailrace.capture.retry, tailrace.sources.lookup):
+            yield patch.object(module, "random", random.Random(self.seed))
+        yield patch.object(tailrace.sources.lookup, "time", time)
         for module in (tailrace.capture.drain, tailrace.capture.bootstrap):
             yield patch.object(module, "ThreadPoolExecutor", self._pool)
             yield patch.object(module, "wait", self._wait)
@@ -273,13 +286,14 @@ class World:
             )
         else:
             base = ExportBase(bucket=BUCKET, prefix="p", export_arn=export_arn)
+        repair = RepairConfig(bucket=self.random.choice((None, BUCKET)))
         seconds = pass_seconds or self.random.choice((1.0, 5.0, 40.0, 40.0))
         stream = StreamConfig(pass_seconds=seconds)
         self.config = Config(
             warehouse=Warehouse(
                 catalog=f"sqlite:{self.folder}/none.sqlite", data_path=str(self.folder)
             ),
-            tables=(TableConfig(name=TABLE, model=MODEL, base=base, stream=stream),),
+            tables=(TableConfig(name=TABLE, model=MODEL, base=base, stream=stream, repair=repair),),
         )
 
     def _open_log(self, _: Warehouse) -> MemoryLog:
@@ -348,7 +362,9 @@ class World:
 
     def write(self) -> None:
         """One write of the application: an insert, an update, a delete, or one that changes
-        nothing."""
+        nothing. None on a table that is gone."""
+        if self.deleted:
+            return
         key = {"pk": {"S": self.random.choice(self.keys)}}
         found = msgspec.json.decode(
             self.dynamo.answer("GetItem", REGION, {"TableName": TABLE, "Key": key})
@@ -365,10 +381,49 @@ class World:
             self.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": item})
         self.clock.advance(self.random.choice((0.0, 0.001, 0.3)))
 
+    def create(self, view_type: str) -> None:
+        """A table with point-in-time recovery and a stream."""
+        self._ask(
+            "CreateTable",
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        )
+        self.deleted = False
+        recovery = {"PointInTimeRecoveryEnabled": True}
+        self._ask("UpdateContinuousBackups", PointInTimeRecoverySpecification=recovery)
+        for _ in range(self.random.randint(0, 30)):
+            self.write()
+        self.enable_stream(view_type)
+
+    def enable_stream(self, view_type: str) -> None:
+        """A stream from now on; its ARN ends in this time."""
+        self.clock.advance(1.0)
+        stream = {"StreamEnabled": True, "StreamViewType": view_type}
+        self._ask("UpdateTable", StreamSpecification=stream)
+
+    def disable_stream(self) -> None:
+        """No stream from now on; the old one can be read for a day."""
+        self._ask("UpdateTable", StreamSpecification={"StreamEnabled": False})
+
+    def delete(self) -> None:
+        """The table is gone, and all its items."""
+        table, now = self.table, self.clock.tick()
+        gone = [
+            Change(now, position, table._key_of(image), image, None)
+            for position, image in table.items.items()
+        ]
+        self.past_journals.append([*table.journal, *gone])
+        self._ask("DeleteTable")
+        self.deleted = True
+
+    def _ask(self, operation: str, **arguments: Any) -> None:
+        self.dynamo.answer(operation, REGION, {"TableName": TABLE, **arguments})
+
     def divide(self) -> None:
         """Some open shard closes; one or two take its place."""
-        stream = self.table.stream
-        assert stream is not None
+        stream = None if self.deleted else self.table.stream
+        if stream is None:
+            return
         stream.settle(self.clock.now())
         shards = stream.open_shards()
         shard = self.random.choice(shards)
@@ -376,6 +431,10 @@ class World:
         children = self.random.choice((1, 1, 2)) if len(shards) < SHARDS_MAX else 1
         stream.divide(shard, children, self.clock.tick())
         self.say(f"{shard.id[-13:]} divides into {children}")
+
+    def journals(self) -> list[list[Change]]:
+        """What was ever written, table after table: truth, too."""
+        return [*self.past_journals, *([] if self.deleted else [self.table.journal])]
 
     @property
     def table(self) -> Table:
@@ -478,11 +537,23 @@ class World:
                 return msgspec.json.encode(again)
             self._empties[reader] = 0
         answer = self.dynamo.answer(operation, REGION, body)
+        if operation == "BatchGetItem" and not self.quiet:
+            return self._partly(answer, body)
         if operation == "DescribeStream":
             if "ExclusiveStartShardId" not in body:
                 self._listings[len(self.processes)] = self.clock.now()
-            answer = self._late_listing(answer)
+            answer = self._late_listing(answer, body["StreamArn"])
         return answer
+
+    def _partly(self, answer: bytes, body: dict[str, Any]) -> bytes:
+        """A batch of which some keys were not looked at: they come back unprocessed."""
+        asked = body["RequestItems"][TABLE]["Keys"]
+        left = [key for key in asked if self.random.random() < self.weather.fault]
+        found = msgspec.json.decode(answer)
+        items = found["Responses"].get(TABLE, [])
+        found["Responses"][TABLE] = [item for item in items if {"pk": item["pk"]} not in left]
+        found["UnprocessedKeys"] = {TABLE: {"Keys": left}} if left else {}
+        return msgspec.json.encode(found)
 
     def _scan(self, body: dict[str, Any]) -> bytes:
         """An eventually consistent page: sometimes as the table was up to a second ago."""
@@ -498,21 +569,22 @@ class World:
         finally:
             table.items, table.order = items, order
 
-    def _late_listing(self, answer: bytes) -> bytes:
+    def _late_listing(self, answer: bytes, arn: str) -> bytes:
         """A listing that lags: a child not there yet, a closed parent that still reads as open.
         All its pages lag alike, and both halves of a split appear at once: of a half that is not
         listed no reader could know."""
         lag = int(self.weather.listing_lag_seconds * 1_000_000)
-        if not lag or self.quiet or self.table.stream is None:
+        if not lag or self.quiet:
             return answer
+        stream = self.dynamo._stream(REGION, arn)
         body = msgspec.json.decode(answer)
         listed: list[dict[str, Any]] = []
         for each in body["StreamDescription"]["Shards"]:
-            shard = self.table.stream.shards[each["ShardId"]]
+            shard = stream.shards[each["ShardId"]]
             family = shard.parent or shard.id
             if family not in self._hidden:
                 self._hidden[family] = shard.created + int(self.random.random() * lag)
-            if self._unlisted(shard):
+            if self._unlisted(stream, shard):
                 continue
             if shard.closed_at and self._listing() < shard.closed_at + lag // 2:
                 each["SequenceNumberRange"].pop("EndingSequenceNumber", None)
@@ -524,13 +596,12 @@ class World:
         """When the listing began whose pages the running process reads."""
         return self._listings.get(len(self.processes), 0)
 
-    def _unlisted(self, shard: Shard | None) -> bool:
+    def _unlisted(self, stream: Stream, shard: Shard | None) -> bool:
         """A child that no listing shows yet; nor its own children, then."""
-        stream = self.table.stream
-        if shard is None or shard.parent is None or stream is None:
+        if shard is None or shard.parent is None:
             return False
         late = self._listing() < self._hidden.get(shard.parent, 0)
-        return late or self._unlisted(stream.shards.get(shard.parent))
+        return late or self._unlisted(stream, stream.shards.get(shard.parent))
 
     def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
         parts = urlsplit(url)
@@ -668,6 +739,10 @@ def _short(found: object) -> str:
         return "killed"
     if isinstance(found, Exception):
         return f"{type(found).__name__}: {str(found).splitlines()[0] if str(found) else ''}"
+    if isinstance(found, DrainResult):
+        tip = "tip" if found.reached_tip else "end" if found.ended else "not the tip"
+        gaps = "".join(f", gap: {gap.reason}" for gap in found.gaps)
+        return f"epoch {found.epoch} {found.state}, {found.rows} rows, {tip}{gaps}"
     return str(found)
 
 

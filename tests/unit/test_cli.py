@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typer.testing import CliRunner, Result
 from tailrace.cli import OnProgress, Parts, app
 from tailrace.config import Config, load_config
 from tailrace.console import Reporter, duration
-from tailrace.errors import ConfigError, Gap, TailraceError, Terminal
+from tailrace.errors import ConfigError, TailraceError, Terminal
 from tailrace.lake.attach import connect
 from tailrace.model import (
     BaseProgress,
@@ -31,6 +32,7 @@ from tailrace.model import (
     Difference,
     Differences,
     DrainResult,
+    Gap,
     Reconciliation,
     TableStatus,
 )
@@ -48,6 +50,16 @@ STATUS = TableStatus(
     shards_open=4,
     base_parts_done=8,
     base_parts_total=8,
+    proven_until=datetime(2026, 11, 23, 12, tzinfo=UTC),
+    idle_reads_a_day=9216,
+)
+
+
+GAP = Gap(
+    datetime(2026, 11, 20, 12, tzinfo=UTC),
+    datetime(2026, 11, 21, 12, tzinfo=UTC),
+    datetime(2026, 11, 22, 12, tzinfo=UTC),
+    "an outage",
 )
 
 EQUAL = Differences(20_000, 0, 0, 0, 20_000, 0, ())
@@ -81,13 +93,18 @@ class FakeEngine:
                 self.progress(BaseProgress(model, items, items * 100, 1, 8, 20_000, 4e3, 3.0))
         return BaseResult(model, 1, "scan", "base_complete", 20_000, 2_000_000, 8, 5.0)
 
+    def repair(self, model: str) -> BaseResult | None:
+        if not self.parts.gaps:
+            return None
+        return BaseResult(model, 2, "export", "base_complete", 12, 1_000, 1, 5.0)
+
     def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
         done = DrainResult("orders", 1, "live", rows=345, reached_tip=True)
         return {model: self.parts.pass_fails.get(model) or done for model in models}
 
     def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
         state = (
-            STATUS
+            replace(STATUS, gaps=self.parts.gaps)
             if self.parts.has_base
             else TableStatus("orders", "Orders", None, "none", 0, 0, None, None, 0, 0, 0)
         )
@@ -127,6 +144,7 @@ class FakeParts(Parts):
         self.reconcile_fails: Exception | None = None
         self.found = EQUAL
         self.files: list[Written] = []
+        self.gaps: tuple[Gap, ...] = ()
 
     @contextlib.contextmanager
     def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
@@ -288,7 +306,7 @@ def test_a_failed_base_exits_1_with_message_and_remedy_and_no_trace(folder: Path
 def test_a_failed_pass_exits_1_after_the_other_tables_were_done(folder: Path) -> None:
     (folder / "tailrace.yaml").write_text("tables: [{name: Orders}, {name: customers}]")
     parts = FakeParts(has_base=True)
-    parts.pass_fails = {"orders": Gap("Records were lost.", "Repair it."), "customers": None}
+    parts.pass_fails = {"orders": Terminal("Records were lost.", "Repair it."), "customers": None}
     result = run("sync", parts=parts)
     assert result.exit_code == 1
     assert parts.built == ["customers"]
@@ -315,7 +333,7 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
         import tailrace.sync
         from tests.unit.test_cli import FakeEngine, FakeParts
         from tailrace.cli import app
-        from tailrace.errors import ConfigError, Gap, TailraceError, Terminal
+        from tailrace.errors import ConfigError, Terminal
 
         tailrace.sync.Pace.__init__.__defaults__ = (0.1, 1.0, time.sleep)
         tailrace.sync.STOP_SECONDS = 0.1
@@ -403,6 +421,7 @@ def test_reconcile_as_json_is_one_object_and_nothing_else(reconciling: FakeParts
         "different": 0,
         "latest_items": 20_000,
         "latest_different": 1,
+        "unsettled": 0,
     }
     assert shown["differences"][0] == {
         "kind": "missing",
@@ -451,6 +470,20 @@ def test_reconcile_without_a_warehouse_says_what_to_do(folder: Path) -> None:
     assert "There is no warehouse yet" in result.stderr
 
 
+# --------------------------------------------------------------------------------------- repair
+
+
+def test_repair_closes_a_gap_and_says_what_comes_next(folder: Path) -> None:
+    result = run("repair", "orders", parts=torn())
+    assert result.exit_code == 0
+    assert "epoch 2, by export, base_complete: 12 items in 5 s. `tailrace sync`" in result.stderr
+
+
+def test_repair_without_a_gap_does_nothing(folder: Path) -> None:
+    result = run("repair", "orders", parts=FakeParts(has_base=True))
+    assert (result.exit_code, result.stderr) == (0, "orders: there is no gap to repair.\n")
+
+
 # --------------------------------------------------------------------------------------- status
 
 
@@ -468,16 +501,25 @@ def test_status_without_a_warehouse_shows_every_table_as_untouched(folder: Path)
             "base_parts_done": 0,
             "base_parts_total": 0,
             "last_pass_at": None,
+            "proven_until": None,
             "lag_seconds": None,
             "shards_open": 0,
+            "idle_reads_a_day": 0,
+            "gaps": [],
         }
     ]
     assert "There is no warehouse yet" in result.stderr
     assert not (folder / "warehouse").exists()
 
 
+def torn() -> FakeParts:
+    parts = FakeParts(has_base=True)
+    parts.gaps = (GAP,)
+    return parts
+
+
 def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
-    result = run("status", "--format", "json", parts=FakeParts(has_base=True))
+    result = run("status", "--format", "json", parts=torn())
     assert json.loads(result.stdout) == [
         {
             "table": "Orders",
@@ -489,8 +531,17 @@ def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
             "base_parts_done": 8,
             "base_parts_total": 8,
             "last_pass_at": "2026-11-23T12:00:05+00:00",
+            "proven_until": "2026-11-23T12:00:00+00:00",
             "lag_seconds": 12.5,
             "shards_open": 4,
+            "idle_reads_a_day": 9216,
+            "gaps": [
+                {
+                    "since": "2026-11-20T12:00:00+00:00",
+                    "until": "2026-11-21T12:00:00+00:00",
+                    "reason": "an outage",
+                }
+            ],
         }
     ]
 
@@ -499,6 +550,12 @@ def test_status_as_a_table_is_not_cut_in_a_pipe(warehouse: Path) -> None:
     result = run("status", parts=FakeParts(has_base=True))
     for word in ("Orders", "orders", "live", "8/8", "20,345", "2026-11-23 12:00:05Z", "12 s"):
         assert word in result.stdout
+
+
+def test_status_shows_a_gap_and_how_to_repair_it(warehouse: Path) -> None:
+    result = run("status", parts=torn())
+    assert "may be missing: an outage. Repair: tailrace repair orders" in result.stdout
+    assert "$0.06/month" in result.stdout
 
 
 @pytest.mark.parametrize(

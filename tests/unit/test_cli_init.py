@@ -47,7 +47,7 @@ ACCOUNT = Account(
     Described(table("orders"), recoverable=True),
     Described(table("Customers.EU"), recoverable=False),
     Described(table("1e5", stream=None), recoverable=None),
-    Described(table("on_", stream="KEYS_ONLY"), recoverable=False),
+    Described(table("on_", stream="OLD_IMAGE"), recoverable=False),
 )
 
 
@@ -89,7 +89,7 @@ def test_what_is_missing_is_told_with_the_command_that_mends_it() -> None:
     stderr = run("orders", "1e5", "on_").stderr
     assert "Table 1e5 has no stream" in stderr
     assert "Enable one: aws dynamodb update-table --table-name 1e5" in stderr
-    assert "The stream of table on_ has the view type KEYS_ONLY" in stderr
+    assert "The stream of table on_ has the view type OLD_IMAGE" in stderr
     assert "orders" not in stderr
 
 

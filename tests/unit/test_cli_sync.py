@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tailrace.errors import Gap, Retryable, Terminal
-from tailrace.model import BaseResult, DrainResult, TableStatus
+from tailrace.errors import Retryable, Terminal
+from tailrace.model import BaseResult, DrainResult, Gap, TableStatus
 from tailrace.sync import FRUITLESS_PASSES_MOST, Pace, SyncResult, synchronise
 
 BASE = BaseResult("orders", 1, "scan", "base_complete", 100, 1_000, 8, 1.0)
@@ -18,6 +19,9 @@ TIP = DrainResult("orders", 1, "live", rows=3, reached_tip=True, went_live=True)
 NONE = TableStatus("orders", "orders", None, "none", 0, 0, None, None, 0, 0, 0)
 OPEN = replace(NONE, epoch=1, state="open")
 LIVE = replace(NONE, epoch=1, state="live")
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+GAP = Gap(NOON, NOON + timedelta(days=1), NOON + timedelta(days=2), "an outage")
+TORN = replace(TIP, gaps=(GAP,))
 
 
 class Script:
@@ -49,6 +53,11 @@ class Script:
         self.tables[model] = replace(self.tables[model], epoch=1, state="base_complete")
         return replace(BASE, model=model)
 
+    def repair(self, model: str) -> BaseResult | None:
+        self.diary.append(f"repair {model}")
+        self.tables[model] = replace(self.tables[model], state="base_complete")
+        return replace(BASE, model=model)
+
     def drain(self, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
         self.diary.append(f"drain {' '.join(models)}")
         played = self.passes.pop(0)
@@ -61,13 +70,16 @@ class Script:
         return [name for name in self.due if name in models]
 
 
-def run(engine: Script, *, until_caught_up: bool = False, seconds: float = 30) -> SyncResult:
+def run(
+    engine: Script, *, until_caught_up: bool = False, seconds: float = 30, repairs: bool = True
+) -> SyncResult:
     rests: list[float] = []
     return synchronise(
         engine,
         lambda models: engine.diary.append(f"build {' '.join(models)}"),
         list(engine.tables),
         until_caught_up=until_caught_up,
+        repairs=repairs,
         pace=Pace(seconds, sleep=rests.append),
     )
 
@@ -162,11 +174,32 @@ def test_a_retryable_failure_does_not_end_catching_up() -> None:
 
 
 def test_a_failed_pass_does_not_hold_up_the_other_tables_and_their_models() -> None:
-    passes = [{"orders": Gap("lost"), "customers": BEHIND}, {"customers": TIP}]
+    passes = [{"orders": Terminal("lost"), "customers": BEHIND}, {"customers": TIP}]
     engine = Script({"orders": LIVE, "customers": LIVE}, passes, ["orders", "customers"])
     result = run(engine, until_caught_up=True)
     assert engine.diary == ["drain orders customers", "drain customers", "build customers"]
     assert [str(error) for error in result.failures.values()] == ["lost"]
+
+
+def test_catching_up_repairs_a_gap_and_goes_on_until_it_is_closed() -> None:
+    passes = [{"orders": TORN}, {"orders": TIP}]
+    engine = Script({"orders": replace(LIVE, gaps=(GAP,))}, passes)
+    assert run(engine, until_caught_up=True).failures == {}
+    assert engine.diary == ["repair orders", "drain orders", "repair orders", "drain orders"]
+
+
+@pytest.mark.parametrize("until_caught_up", [True, False])
+def test_a_gap_that_is_not_to_be_repaired_is_a_failure_that_says_what_is_missing(
+    until_caught_up: bool,
+) -> None:
+    engine = Script({"orders": replace(LIVE, gaps=(GAP,))}, [{"orders": TORN}])
+    result = run(engine, until_caught_up=until_caught_up, repairs=False)
+    assert engine.diary == ["drain orders"]
+    assert str(result.failures["orders"]) == (
+        "orders: changes made from 2026-11-01 12:00:00 to 2026-11-02 12:00:00 UTC may be missing:"
+        " an outage\nWhat to do: `tailrace repair orders` reads them again; what is newer is shown"
+        " meanwhile."
+    )
 
 
 def test_a_failed_single_pass_is_a_failure_even_if_another_try_could_help() -> None:

@@ -122,3 +122,40 @@ def test_a_tag_with_many_reasons_stays_short() -> None:
     text = reason_tag({f"table{n}": "shard shardId-000 is new" for n in range(100)})
     assert text.startswith("table0: shard shardId-000 is new; table1: ")
     assert len(text) == REASON_LENGTH
+
+
+GAPS = {"orders": "changes may be missing"}
+
+
+def test_a_gap_is_repaired_while_the_drain_goes_on() -> None:
+    at = Situation(NOW, {"orders": "live"}, due={"orders": "new records"}, gaps=GAPS)
+    decided = decide(at)
+    [repair] = decided.bases
+    assert (repair.model, repair.repair, repair.reason) == ("orders", True, GAPS["orders"])
+    assert decided.minute is not None
+
+
+@pytest.mark.parametrize("state", ["open", "none"])
+def test_an_unfinished_repair_is_gone_on_with_as_any_base(state: str) -> None:
+    bases = {"orders": ended(ago=3600)}
+    [base] = decide(Situation(NOW, {"orders": state}, gaps=GAPS, bases=bases)).bases
+    assert not base.repair
+
+
+def test_a_repair_in_progress_is_left_alone() -> None:
+    at = Situation(NOW, {"orders": "live"}, [run(("orders", "base"))], gaps=GAPS)
+    assert decide(at).bases == ()
+
+
+def test_a_failed_repair_waits_and_says_so() -> None:
+    failed = {"orders": ended(2, ago=60)}
+    decided = decide(Situation(NOW, {"orders": "live"}, gaps=GAPS, bases=failed))
+    assert decided.bases == ()
+    assert (
+        "its repair failed (run aaaabbbb: see its error); it is tried again in 3 min"
+        in (decided.notes[0])
+    )
+    later = decide(
+        Situation(NOW + timedelta(minutes=5), {"orders": "live"}, gaps=GAPS, bases=failed)
+    )
+    assert [each.attempt for each in later.bases] == [3]

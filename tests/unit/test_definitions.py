@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ import yaml
 from dagster._core.launcher import WorkerStatus
 
 from assets import manifest, names
+from assets.coverage import coverage_result
 from assets.freshness import ERROR_SECONDS, WARN_SECONDS, freshness_result
 from assets.manifest import manifest_for
 from assets.metadata import base_metadata, changes_metadata, failure, progress_text
@@ -31,6 +33,7 @@ from tailrace.model import (
     Difference,
     Differences,
     DrainResult,
+    Gap,
     PassRecord,
     Reconciliation,
     TableStatus,
@@ -101,7 +104,7 @@ def test_every_asset_has_a_group_kinds_owners_and_a_description(defs: dg.Definit
 def test_a_table_s_dbt_tests_and_its_freshness_are_checks(defs: dg.Definitions) -> None:
     checks = defs.resolve_asset_graph().asset_check_keys
     shown = {(key.asset_key.to_user_string(), key.name) for key in checks}
-    assert ("orders/changes", "freshness") in shown
+    assert {("orders/changes", "coverage"), ("orders/changes", "freshness")} <= shown
     assert ("orders/orders_latest", "unique_orders_latest__key") in shown
 
 
@@ -111,7 +114,7 @@ def test_the_minute_s_job_runs_no_data_tests_and_no_base(defs: dg.Definitions) -
     assert "orders/changes" in keys
     assert "orders/base" not in keys
     checks = {key.name for key in minute.asset_layer.asset_graph.asset_check_keys}
-    assert checks == {"freshness"}
+    assert checks == {"coverage", "freshness"}
 
 
 def test_the_sensor_is_on_and_the_schedule_of_data_tests_is_off(defs: dg.Definitions) -> None:
@@ -251,7 +254,10 @@ def test_freshness_is_the_age_of_the_last_complete_pass(
 
 
 def test_a_pass_shows_its_numbers_and_the_passes_before_it() -> None:
-    result = DrainResult("orders", 1, "live", 20, 4096, 4, 4, True, False, NOW, 1.25, 2.0, 17)
+    result = DrainResult(
+            "orders", 1, "live", 20, 4096, 4, 4, True,
+            newest_change=NOW, lag_seconds=1.25, seconds=2.0, calls=17,
+        )  # fmt: skip
     record = PassRecord("p", NOW, NOW, True, 4, 4, 17)
     shown = changes_metadata(result, STATUS, [record])
     assert shown["rows"] == 20
@@ -290,3 +296,23 @@ def test_a_failure_names_each_table_and_what_to_do() -> None:
     text = failure(errors).description or ""
     assert "orders: dynamodb:Scan was refused on table Orders-2.\nWhat to do: Allow it." in text
     assert "customers: ZeroDivisionError: division by zero\nWhat to do:" in text
+
+
+GAP = Gap(NOW - timedelta(days=2), NOW - timedelta(days=1), NOW, "an outage")
+
+
+@pytest.mark.parametrize(
+    ("gaps", "passed", "said"),
+    [
+        ((), True, "Every change made before 2026-11-23 12:00:00 UTC is in the log."),
+        ((GAP,), False, "Changes made from 2026-11-21 12:00:00 to 2026-11-22 12:00:00 UTC may be"),
+    ],
+)
+def test_coverage_says_since_when_changes_may_be_missing(
+    gaps: tuple[Gap, ...], passed: bool, said: str
+) -> None:
+    status = replace(STATUS, proven_until=NOW, gaps=gaps)
+    result = coverage_result(status)
+    assert result.passed == passed
+    assert (result.description or "").startswith(said)
+    assert ("missing since" in result.metadata) == bool(gaps)

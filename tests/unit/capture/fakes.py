@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tailrace.errors import IteratorExpired, TailraceError, Terminal, Trimmed
+from tailrace.errors import IteratorExpired, SourceMissing, TailraceError, Terminal, Trimmed
 from tailrace.model import (
     OPEN,
     Commit,
@@ -26,6 +26,7 @@ from tailrace.model import (
     ScanPage,
     Shard,
     TableDescription,
+    Window,
 )
 from tests.simulation.memory_log import MemoryLog, Store
 
@@ -101,13 +102,25 @@ class FakeStream:
         self.before_read: Callable[[int], None] = lambda number: None
         self.before_listing: Callable[[int], None] = lambda number: None
         self.started: list[tuple[str, str | None]] = []
+        self.unlisted: set[str] = set()
+        self.asked_children: list[str] = []
 
     def shards(self, stream_arn: str) -> list[Shard]:
         self.listings += 1
         self.before_listing(self.listings)
-        return [Shard(each.id, each.parent, each.closed) for each in self.all.values()]
+        return [
+            Shard(each.id, each.parent, each.closed)
+            for each in self.all.values()
+            if each.id not in self.unlisted
+        ]
+
+    def children(self, stream_arn: str, shard: str) -> list[Shard]:
+        self.asked_children.append(shard)
+        return [Shard(x.id, x.parent, x.closed) for x in self.all.values() if x.parent == shard]
 
     def iterator(self, stream_arn: str, shard: str, after: str | None) -> str:
+        if shard not in self.all:
+            raise SourceMissing(f"ResourceNotFoundException: {shard}")
         found = self.all[shard]
         if after is not None and int(after) <= found.trimmed:
             raise Trimmed(f"shard {shard} no longer holds {after}")
@@ -187,6 +200,7 @@ class FakeExport:
         self.adopted: str | None = None
         self.latest = NOW - timedelta(minutes=5)
         self.requests: dict[str, datetime] = {}
+        self.windows: dict[str, Window] = {}
         self.fetched: list[str] = []
         self.failure: str | None = None
         self.table_id = "id-1"
@@ -211,6 +225,14 @@ class FakeExport:
         self.after_request()
         return f"arn:export/{token}"
 
+    def request_changes(
+        self, table: TableDescription, window: Window, token: str, *, old_images: bool
+    ) -> str:
+        assert window.end <= self.latest, "PITR has not reached it"
+        self.windows.setdefault(token, window)
+        self.after_request()
+        return f"arn:export/{token}"
+
     def state(self, arn: str) -> ExportState:
         status = "FAILED" if self.failure else "COMPLETED"
         time = self.time or self.requests.get(arn.rpartition("/")[2])
@@ -221,7 +243,8 @@ class FakeExport:
 
     def manifest(self, state: ExportState) -> ExportManifest:
         total = sum(each.items for each in self.files)
-        return ExportManifest("bucket", self.table_id, state.export_time, total, self.files)
+        window = self.windows.get(state.arn.rpartition("/")[2])
+        return ExportManifest("bucket", self.table_id, state.export_time, total, self.files, window)
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
         self.fetched.append(file.key)

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailrace.capture.drain import EMPTY_PAGES_AT_TIP, ITERATORS_PER_SHARD, Budget, drain, due
-from tailrace.errors import Gap, IteratorExpired, Retryable, SourceMissing
-from tailrace.model import BASE_COMPLETE, LIVE, OPEN, DrainResult, Part, Position
+from tailrace.capture.drain import (
+    EMPTY_PAGES_AT_TIP,
+    ITERATORS_PER_SHARD,
+    Budget,
+    drain,
+    due,
+    note_replaced,
+)
+from tailrace.errors import IteratorExpired, Retryable, SourceMissing
+from tailrace.model import (
+    BASE_COMPLETE,
+    LIVE,
+    OPEN,
+    DrainResult,
+    Part,
+    Position,
+    TableDescription,
+)
 from tests.simulation.memory_log import MemoryLog, Store
 from tests.unit.capture.fakes import (
+    NOW,
     STREAM,
     TABLE,
     FakeClock,
@@ -34,9 +50,16 @@ PLENTY = Budget(3600, 10**9)
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., DrainResult]:
     def run(
-        log: MemoryLog, stream: FakeStream, clock: FakeClock | None = None, budget: Budget = PLENTY
+        log: MemoryLog,
+        stream: FakeStream,
+        clock: FakeClock | None = None,
+        budget: Budget = PLENTY,
+        freshness_seconds: float = 0.0,
     ) -> DrainResult:
-        return drain(log, stream, clock or FakeClock(), "orders", budget, tmp_path)
+        clock = clock or FakeClock()
+        return drain(
+            log, stream, clock, "orders", budget, tmp_path, freshness_seconds=freshness_seconds
+        )
 
     return run
 
@@ -103,7 +126,7 @@ def test_a_closed_shard_is_read_to_its_real_end(run: Run) -> None:
     )
     assert run(log, stream).reached_tip
     assert landed(store) == keys(1, 2, 3, 4, 5)
-    assert position(store, "a") == Position("5", finished=True)
+    assert position(store, "a") == Position("5", finished=True, newest=NOW - timedelta(minutes=1))
 
 
 def test_a_shard_that_closed_behind_the_listing_is_finished_too(run: Run) -> None:
@@ -241,16 +264,32 @@ def live_log(run: Run, *shards: FakeShard) -> tuple[MemoryLog, Store, FakeStream
     return log, store, stream
 
 
+def reasons(store: Store) -> list[str]:
+    return [gap.reason for gap in store.gaps]
+
+
 @pytest.mark.parametrize(("hours", "gap"), [(22.9, False), (23.1, True), (400, True)])
-def test_an_outage_of_more_than_23_hours_is_a_gap(run: Run, hours: float, gap: bool) -> None:
+def test_an_outage_of_more_than_23_hours_is_a_gap_behind_which_the_drain_goes_on(
+    run: Run, hours: float, gap: bool
+) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1]))
     stream.all["a"].numbers.append(2)
+    result = run(log, stream, later(hours))
+    assert result.reached_tip
+    assert landed(store) == keys(1, 2)
+    assert len(result.gaps) == gap
     if gap:
-        with pytest.raises(Gap, match="no pass over its stream has been complete since"):
-            run(log, stream, later(hours))
-    else:
-        assert run(log, stream, later(hours)).reached_tip
-    assert landed(store) == keys(*([1] if gap else [1, 2]))
+        assert f"was complete for {hours:.0f} hours" in result.gaps[0].reason
+        assert result.gaps[0].since == NOW
+        assert result.gaps[0].until == NOW + timedelta(hours=hours - 23)
+
+
+def test_no_later_success_hides_a_gap_and_none_is_told_twice(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    for hours in (30, 31, 50):
+        assert len(run(log, stream, later(hours)).gaps) == 1
+    assert len(run(log, stream, later(80)).gaps) == 2
+    assert len(store.gaps) == 2
 
 
 def test_passes_that_prove_nothing_do_not_end_an_outage(run: Run) -> None:
@@ -258,47 +297,194 @@ def test_passes_that_prove_nothing_do_not_end_an_outage(run: Run) -> None:
     stream.all["a"].numbers += range(2, 50)
     for hours in (8, 16):
         assert run(log, stream, later(hours), Budget(3600, 1)).reached_tip is False
-    with pytest.raises(Gap):
-        run(log, stream, later(24))
+    assert len(run(log, stream, later(24)).gaps) == 1
 
 
-def test_a_new_epoch_ends_an_outage(run: Run) -> None:
+def reopened(log: MemoryLog, store: Store, opened_at: datetime, state: str = OPEN) -> None:
+    number = max(store.newest())
+    opened = replace(store.newest()[number], number=number + 1, state=OPEN, opened_at=opened_at)
+    log.open_epoch("orders", TABLE, opened)
+    if state != OPEN:
+        reach(log, BASE_COMPLETE)
+
+
+def test_a_gap_is_closed_by_a_younger_base_once_it_is_live(run: Run) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1]))
-    clock = later(30)
-    epoch = replace(store.newest()[1], number=2, state=OPEN, opened_at=clock.aws_now())
-    log.open_epoch("orders", TABLE, epoch)
-    assert run(log, stream, clock).reached_tip
+    assert len(run(log, stream, later(30)).gaps) == 1
+    reopened(log, store, later(30).aws_now(), BASE_COMPLETE)
+    result = run(log, stream, later(31))
+    assert (result.went_live, result.gaps) == (True, ())
 
 
-def test_a_trimmed_position_of_a_live_table_is_a_gap(run: Run) -> None:
-    log, _, stream = live_log(run, FakeShard("a", [1, 2]))
-    stream.all["a"].trimmed = 2
-    stream.all["a"].numbers.append(3)
-    with pytest.raises(Gap):
-        run(log, stream)
+def test_an_outage_before_a_new_epoch_stays_a_gap_until_that_is_live(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    reopened(log, store, later(30).aws_now())
+    assert len(run(log, stream, later(30)).gaps) == 1
 
 
-def test_a_trimmed_position_is_no_gap_where_the_base_was_read_since(run: Run) -> None:
+def test_an_expired_position_is_a_gap_since_its_last_change(run: Run) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1, 2]))
     stream.all["a"].trimmed = 3
     stream.all["a"].numbers += [3, 4]
-    opened = FakeClock().aws_now() - timedelta(hours=1)
-    log.open_epoch(
-        "orders", TABLE, replace(store.newest()[1], number=2, state=OPEN, opened_at=opened)
-    )
-    assert run(log, stream).reached_tip
+    result = run(log, stream, later(1))
+    assert landed(store) == keys(1, 2, 4)
+    assert result.reached_tip
+    assert result.gaps[0].since == NOW - timedelta(minutes=1)
+    assert "records of shard a expired" in result.gaps[0].reason
+
+
+def test_the_gap_is_stored_before_anything_behind_it(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1, 2]))
+    stream.all["a"].trimmed = 3
+    stream.all["a"].numbers += [3, 4]
+    with pytest.raises(Killed):
+        run(MemoryLog(store, dies_at("after commit", 1)), stream, later(1))
+    assert (len(store.gaps), landed(store)) == (1, keys(1, 2))
+    assert len(run(log, stream, later(1)).gaps) == 1
+
+
+def test_a_position_that_expired_because_nothing_happened_for_a_day_is_no_gap(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1, 2]))
+    for hours in (12, 24):
+        run(log, stream, later(hours))
+    stream.all["a"].trimmed = 2
+    stream.all["a"].numbers.append(3)
+    result = run(log, stream, later(25))
+    assert (result.reached_tip, result.gaps) == (True, ())
+    assert landed(store) == keys(1, 2, 3)
+
+
+def test_an_expired_position_is_no_gap_where_the_base_was_read_since(run: Run) -> None:
+    log, store = open_log()
+    stream = FakeStream(FakeShard("a", [1, 2]))
+    run(log, stream)
+    stream.all["a"].trimmed = 3
+    stream.all["a"].numbers += [3, 4]
+    reopened(log, store, NOW + timedelta(hours=1))
+    result = run(log, stream, later(1))
+    assert (result.reached_tip, result.gaps) == (True, ())
     assert landed(store) == keys(1, 2, 4)
 
 
+def test_a_shard_that_vanishes_unfinished_is_a_gap(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]), FakeShard("b"))
+    stream.all["c"] = FakeShard("c", [2], parent="b")
+    del stream.all["b"]
+    result = run(log, stream, later(1))
+    assert "shard b vanished" in result.gaps[0].reason
+    assert landed(store) == keys(1, 2)
+    assert result.reached_tip
+    assert len(run(log, stream, later(2)).gaps) == 1
+
+
+def test_a_generation_that_came_and_went_unseen_is_a_gap(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1], closed=True), FakeShard("b", parent="a"))
+    stream.all["b"].closed = True
+    assert not run(log, stream, later(0.1)).reached_tip  # its child is not listed yet
+    stream.all["d"] = FakeShard("d", [3], parent="c")
+    result = run(log, stream, later(0.2))
+    assert "shard c came and went unseen" in result.gaps[0].reason
+    assert landed(store) == keys(1, 3)
+
+
+def test_parents_older_than_the_first_listing_are_no_gap(run: Run) -> None:
+    _, _, stream = live_log(run, FakeShard("b", [1], parent="a"))
+    assert stream.all["b"].parent == "a"
+
+
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_a_listing_that_lags_proves_nothing_and_its_children_wait(run: Run, missing: str) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1]))
+    stream.all["a"].closed = True
+    stream.all["b"] = FakeShard("b", [2], parent="a", closed=True)
+    stream.all["c"] = FakeShard("c", [3], parent="b")
+    stream.unlisted = {missing}
+    result = run(log, stream, later(0.1))
+    assert (result.reached_tip, result.gaps) == (False, ())
+    assert "k3" not in landed(store)
+    stream.unlisted = set()
+    assert run(log, stream, later(0.2)).reached_tip
+    assert landed(store) == keys(1, 2, 3)
+
+
 def test_a_stream_that_is_gone_is_a_gap(run: Run) -> None:
-    log, _, stream = live_log(run, FakeShard("a", [1]))
+    log, store, stream = live_log(run, FakeShard("a", [1]))
 
     def gone(listing: int) -> None:
         raise SourceMissing("ResourceNotFoundException")
 
     stream.before_listing = gone
-    with pytest.raises(Gap, match="is gone"):
-        run(log, stream)
+    for _ in range(2):
+        result = run(log, stream)
+        assert (result.ended, result.reached_tip) == (True, False)
+    assert reasons(store) == [f"its stream {STREAM} is gone"]
+
+
+@pytest.mark.parametrize(
+    ("now", "reason", "until"),
+    [
+        (None, "the table was deleted", timedelta(hours=1)),
+        (replace(TABLE, stream_arn=None), "was switched off", timedelta(hours=1)),
+        (replace(TABLE, stream_arn=f"{STREAM[:-23]}2026-11-01T12:30:00.000"),
+         "the stream was replaced", timedelta(minutes=31)),
+        (replace(TABLE, table_id="id-2", stream_arn=f"{STREAM[:-23]}2026-11-01T12:00:30.000"),
+         "the table was recreated", timedelta(seconds=90)),
+    ],
+)  # fmt: skip
+def test_a_stream_that_is_no_longer_the_tables_is_a_gap(
+    run: Run, now: TableDescription | None, reason: str, until: timedelta
+) -> None:
+    log, store, _ = live_log(run, FakeShard("a", [1]))
+    for _ in range(2):
+        [gap] = note_replaced(log, later(1), "orders", now)
+        assert reason in gap.reason
+        assert (gap.since, gap.until) == (NOW, NOW + until)
+    assert len(store.gaps) == 1
+
+
+def test_a_stream_that_is_still_the_tables_is_no_gap(run: Run) -> None:
+    log, _, _ = live_log(run, FakeShard("a", [1]))
+    assert note_replaced(log, later(1), "orders", TABLE) == []
+
+
+# ------------------------------------------------------------------------------- many shards
+
+
+def many(count: int = 12) -> list[FakeShard]:
+    return [FakeShard(f"s{number}", [number]) for number in range(1, count + 1)]
+
+
+def test_silent_shards_of_a_large_stream_are_read_only_where_proof_is_due(run: Run) -> None:
+    log, store, stream = live_log(run, *many())
+    clock = later(1)
+    assert run(log, stream, clock, freshness_seconds=300).reached_tip
+    stream.all["s3"].numbers.append(100)
+    stream.started.clear()
+    clock.elapsed += 60
+    result = run(log, stream, clock, freshness_seconds=300)
+    assert (result.reached_tip, result.shards_read, stream.started) == (False, 0, [])
+    clock.elapsed += 120
+    assert run(log, stream, clock, freshness_seconds=300).reached_tip
+    assert "k100" in landed(store)
+
+
+def test_a_shard_that_has_just_changed_is_read_in_every_pass(run: Run) -> None:
+    log, store, stream = live_log(run, *many())
+    stream.all["s3"].numbers.append(100)
+    clock = later(0.01)  # the shards' last changes were a minute before
+    run(log, stream, clock, freshness_seconds=300)
+    assert "k100" in landed(store)
+
+
+def test_children_of_one_shard_among_many_are_asked_for_alone(run: Run) -> None:
+    log, store, stream = live_log(run, *many(150))
+    listings = stream.listings
+    stream.all["s7"].closed = True
+    stream.all["x"] = FakeShard("x", [1000], parent="s7")
+    stream.unlisted = {"x"}
+    assert run(log, stream, later(0.1)).reached_tip
+    assert (stream.asked_children, stream.listings) == (["s7"], listings + 1)
+    assert "k1000" in landed(store)
 
 
 def test_a_fault_in_one_shard_keeps_what_the_others_had_committed(
@@ -338,16 +524,16 @@ def test_a_drain_is_due_where_something_is_new(
 ) -> None:
     log, _, stream = live_log(run, FakeShard("a", [1]))
     stream.all["a"] = replace(stream.all["a"], **change)
-    found = due(log, stream, later(hours), "orders", proof_seconds=300)
+    found = due(log, stream, later(hours), "orders", freshness_seconds=300)
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
 
 
 def test_an_idle_shard_that_never_held_a_record_makes_no_drain_due(run: Run) -> None:
     log, _, stream = live_log(run, FakeShard("a", [1], closed=True), FakeShard("b", parent="a"))
-    assert due(log, stream, later(0.01), "orders", proof_seconds=300) == ""
+    assert due(log, stream, later(0.01), "orders", freshness_seconds=300) == ""
     stream.all["b"].numbers.append(2)
-    assert "shard b" in due(log, stream, later(0.01), "orders", proof_seconds=300)
+    assert "shard b" in due(log, stream, later(0.01), "orders", freshness_seconds=300)
 
 
 @pytest.mark.parametrize(("hours", "gap"), [(2.5, False), (3.5, True)])
@@ -358,9 +544,5 @@ def test_the_first_pass_comes_in_time_for_an_export_older_than_its_epoch(
     log, _ = open_log("export", export_time=taken.isoformat())
     reach(log, BASE_COMPLETE)
     stream = FakeStream(FakeShard("a", [1]))
-    if gap:
-        with pytest.raises(Gap):
-            run(log, stream, later(hours))
-    else:
-        assert run(log, stream, later(hours)).went_live
-        assert run(log, stream, later(hours + 20)).reached_tip
+    result = run(log, stream, later(hours))
+    assert (result.went_live, len(result.gaps)) == (True, gap)

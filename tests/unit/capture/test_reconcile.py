@@ -20,6 +20,8 @@ from tailrace.capture.reconcile import (
     read_sample,
     read_scan,
     reconcile,
+    require_live,
+    require_same,
 )
 from tailrace.errors import Retryable, Stale, TailraceError, Terminal
 from tailrace.model import (
@@ -30,6 +32,7 @@ from tailrace.model import (
     Commit,
     Differences,
     Epoch,
+    Gap,
     Head,
     ItemPage,
     PassRecord,
@@ -71,7 +74,8 @@ class FakeComparison:
     def sample(self, head: Head, count: int) -> tuple[list[str], int]:
         return self.keys[:count], self.items
 
-    def differences(self, head: Head, whole: Span | None, shown: int) -> Differences:
+    def differences(self, head: Head, whole: Span | None, before: int, shown: int) -> Differences:
+        assert before < head.batch
         self.compared.append((head, whole))
         return EQUAL
 
@@ -247,6 +251,34 @@ def test_a_table_without_an_epoch_is_refused_with_what_to_do(run: Bootstrap) -> 
     with pytest.raises(Terminal, match="has no epoch yet") as refused:
         reconciled(replace(run, log=MemoryLog(Store())), FakeComparison(), lambda: 0)
     assert "materialize orders/base" in refused.value.remedy
+
+
+def test_a_table_with_a_gap_is_refused_before_and_after_it_is_read(run: Bootstrap) -> None:
+    def lose() -> None:
+        epoch = run.log.head("orders").epoch
+        assert epoch is not None
+        now = run.clock.aws_now()
+        gap = Gap(now - timedelta(seconds=5), now, now, "an outage")
+        run.log.commit("orders", Commit(epoch, gap=gap))
+
+    def drain() -> int:
+        lose()
+        return proven(run)
+
+    comparison = FakeComparison()
+    for _ in range(2):
+        with pytest.raises(Terminal, match="may be missing: an outage") as refused:
+            reconciled(run, comparison, drain)
+        assert "tailrace repair orders" in refused.value.remedy
+    assert not comparison.compared
+
+
+def test_a_table_that_is_another_one_is_refused(run: Bootstrap) -> None:
+    live = require_live("orders", run.log.head("orders"))
+    require_same("orders", live, TABLE)
+    for other in (replace(TABLE, table_id="id-2"), replace(TABLE, stream_arn=None)):
+        with pytest.raises(Terminal, match="was replaced"):
+            require_same("orders", live, other)
 
 
 # ---------------------------------------------------------------------------------------- scan

@@ -19,6 +19,7 @@ from tailrace.lake.log import ChangeLog
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
+    LOOKED_UP,
     OPEN,
     Commit,
     Difference,
@@ -76,20 +77,37 @@ class Lake:
         staged = replace(self.staged(*items), read_at=at(seconds))
         self._commit(part, staged, finished=True)
 
+    def changed(self, seconds: float, item: dict[str, Any], gone: int) -> None:
+        """An incremental base: one key changed, another was deleted."""
+        written = {
+            "Metadata": {"WriteTimestampMicros": {"N": f"{at(seconds).timestamp():.0f}000000"}}
+        }
+        lines = (
+            written | {"Keys": {each.name: item[each.name] for each in KEY}, "NewImage": item},
+            written | {"Keys": key(gone)},
+        )
+        staged = self.staged(*lines, shape=Shape.INCREMENTAL_LINES)
+        self._commit(Part("base", "export", "arn:export", "file"), staged, finished=True)
+
     def live(self) -> None:
         for state in (BASE_COMPLETE, LIVE):
             epoch = self.log.head("orders").epoch
             assert epoch is not None
             self.log.commit("orders", Commit(epoch, state=state, at=NOW))
 
-    def put(self, seconds: float, item: dict[str, Any]) -> None:
-        self._record(seconds, item, {"NewImage": item}, "MODIFY")
+    def put(self, seconds: float, item: dict[str, Any], **more: Any) -> None:
+        self._record(seconds, item, {"NewImage": item}, "MODIFY", **more)
 
     def remove(self, seconds: float, number: int) -> None:
         self._record(seconds, key(number), {}, "REMOVE")
 
     def _record(
-        self, seconds: float, item: dict[str, Any], image: dict[str, Any], event: str
+        self,
+        seconds: float,
+        item: dict[str, Any],
+        image: dict[str, Any],
+        event: str,
+        **more: Any,
     ) -> None:
         start = str(self.sequence) if self.sequence else None
         self.sequence += 1
@@ -98,7 +116,7 @@ class Lake:
             "Keys": {each.name: item[each.name] for each in KEY},
             "SequenceNumber": str(self.sequence),
         }
-        staged = self.staged({"eventName": event, "dynamodb": change | image})
+        staged = self.staged({"eventName": event, "dynamodb": change | image} | more)
         staged = replace(staged, shape=Shape.STREAM_RECORDS)
         self._commit(SHARD, staged, start=start, end=str(self.sequence))
 
@@ -127,14 +145,18 @@ class Lake:
         con.close()
 
     def compare(
-        self, *items: dict[str, Any], seconds: float = 100, until: float | None = None
+        self,
+        *items: dict[str, Any],
+        seconds: float = 100,
+        until: float | None = None,
+        before: int = 99,
     ) -> Differences:
-        """The whole source, read from `seconds` to `until`."""
+        """The whole source, read from `seconds` to `until`, after batch `before` had landed."""
         span = (at(seconds), at(seconds if until is None else until))
         with self.comparison() as comparison:
             if items:
                 comparison.add(self.staged(*items), *span)
-            return comparison.differences(self.log.head("orders"), span, 100)
+            return comparison.differences(self.log.head("orders"), span, before, 100)
 
     def comparison(self) -> Comparison:
         return Comparison(self.warehouse, "orders", KEY, self.folder)
@@ -192,7 +214,7 @@ def test_export_lines_are_items_as_well(lake: Lake) -> None:
     with lake.comparison() as comparison:
         lines = lake.staged({"Item": item(1)}, {"Item": item(2)}, shape=Shape.EXPORT_LINES)
         comparison.add(lines, at(100), at(100))
-        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 100)
+        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 99, 100)
     assert (found.equal, found.count) == (2, 0)
 
 
@@ -265,7 +287,7 @@ def test_a_tombstone_where_the_table_has_an_item_is_missing(lake: Lake) -> None:
 
 def test_the_count_is_whole_where_not_all_is_shown(lake: Lake) -> None:
     with lake.comparison() as comparison:
-        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 1)
+        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 99, 1)
     assert found.extra == 2
     assert len(found.shown) == 1
 
@@ -331,7 +353,7 @@ def test_each_page_has_its_own_span(lake: Lake) -> None:
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(2)), at(90), at(95))
         comparison.add(lake.staged(item(1, "a")), at(105), at(110))
-        found = comparison.differences(lake.log.head("orders"), (at(90), at(110)), 100)
+        found = comparison.differences(lake.log.head("orders"), (at(90), at(110)), 99, 100)
     assert kinds(found) == [("different", key_text(1))]
 
 
@@ -340,7 +362,7 @@ def test_what_landed_after_the_head_is_not_looked_at(lake: Lake) -> None:
     lake.put(10, item(1, "late"))
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(1), item(2)), at(100), at(100))
-        assert comparison.differences(head, (at(100), at(100)), 100).count == 0
+        assert comparison.differences(head, (at(100), at(100)), 99, 100).count == 0
 
 
 # --------------------------------------------------------------------------------------- epochs
@@ -363,10 +385,24 @@ def test_what_a_new_full_base_does_not_hold_counts_as_deleted(lake: Lake) -> Non
 
 
 def test_an_incremental_epoch_inherits_what_came_before_it(lake: Lake) -> None:
+    lake.put(10, item(3))
     lake.open("incremental")
-    lake.base(item(1, "repaired"), seconds=20)
+    lake.changed(20, item(1, "repaired"), gone=3)
     lake.live()
     assert lake.compare(item(1, "repaired"), item(2)).count == 0
+    assert kinds(lake.compare(item(1), item(2), item(3))) == [
+        ("missing", key_text(3)),
+        ("different", key_text(1)),
+    ]
+
+
+def test_what_a_stream_without_items_lands_meanwhile_is_not_judged(lake: Lake) -> None:
+    lake.put(100, item(1, "newer than its record"), **{LOOKED_UP: True})
+    before = lake.log.head("orders").batch
+    shown = (item(1, "between"), item(2))
+    assert kinds(lake.compare(*shown, before=before)) == [("different", key_text(1))]
+    found = lake.compare(*shown, before=before - 1)
+    assert (found.equal, found.count, found.unsettled) == (1, 0, 1)
 
 
 def test_a_stream_row_beats_a_base_row_of_its_epoch(lake: Lake) -> None:
@@ -384,14 +420,14 @@ def test_keys_that_are_looked_up_find_what_should_not_be_there(lake: Lake) -> No
         keys, items = comparison.sample(lake.log.head("orders"), 10)
         assert (sorted(keys), items) == ([key_text(2), key_text(3)], 2)
         comparison.look_up(keys, lake.staged(item(3)), at(100), at(101))
-        found = comparison.differences(lake.log.head("orders"), None, 100)
+        found = comparison.differences(lake.log.head("orders"), None, 99, 100)
     assert (found.equal, kinds(found)) == (1, [("extra", key_text(2))])
 
 
 def test_a_sample_says_nothing_of_keys_that_it_did_not_read(lake: Lake) -> None:
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(1)), at(100), at(100))
-        found = comparison.differences(lake.log.head("orders"), None, 100)
+        found = comparison.differences(lake.log.head("orders"), None, 99, 100)
     assert (found.equal, found.count) == (1, 0)
 
 

@@ -1,0 +1,140 @@
+"""What the ledger proves of a stream's coverage, and what it cannot prove: a gap. Pure.
+
+A complete pass proves that every change made before it began is in the log, provided that it came
+in time: a stream keeps its records for 24 hours. What no pass, no base and no epoch accounts for is
+a gap. It is stored, and stays open until an epoch is live that covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from tailrace.model import FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
+
+# DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
+RETENTION = timedelta(hours=24)
+RETENTION_MARGIN = timedelta(hours=1)
+IN_TIME = RETENTION - RETENTION_MARGIN
+
+# A stream's ARN ends in the time at which it was enabled; its records begin soon after.
+ENABLING_MARGIN = timedelta(minutes=1)
+
+
+def base_at(epoch: Epoch) -> datetime:
+    """Everything written before this is in the epoch, once its base is read: its opening, or the
+    instant of an adopted export, which may be older."""
+    if "export_time" in epoch.detail:
+        return min(epoch.opened_at, datetime.fromisoformat(epoch.detail["export_time"]))
+    return epoch.opened_at
+
+
+def accounted_until(head: Head) -> datetime | None:
+    """Every change made before this is in the log, or will be in the base of the first epoch, or
+    lies in a gap that is stored. None for a table without an epoch."""
+    if head.epoch is None:
+        return None
+    known = [base_at(head.live or head.epoch)]
+    if head.last_proof:
+        known.append(head.last_proof.began_at)
+    return max(known + [gap.until for gap in head.gaps])
+
+
+def open_gaps(head: Head) -> list[Gap]:
+    """The stored gaps that no live epoch covers: a full one whose base is younger, or an
+    incremental one that also begins before the gap."""
+    live = [epoch for epoch in head.epochs if epoch.state == LIVE]
+    return [gap for gap in head.gaps if not any(_covers(epoch, gap) for epoch in live)]
+
+
+def _covers(epoch: Epoch, gap: Gap) -> bool:
+    if base_at(epoch) < gap.until:
+        return False
+    return epoch.kind == FULL or datetime.fromisoformat(epoch.detail["begin"]) <= gap.since
+
+
+def outage(head: Head, now: datetime) -> Gap | None:
+    """The gap that passes too far apart leave: records may have come and gone in it without a
+    trace, whole shards included."""
+    since = accounted_until(head)
+    if since is None or now - since <= IN_TIME:
+        return None
+    return Gap(
+        since,
+        now - IN_TIME,
+        now,
+        f"no pass over the stream was complete for {_hours(now - since)}; it keeps 24 hours",
+    )
+
+
+def lost_shards(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[Part]:
+    """Shards seen before, not read to their end, and no longer listed."""
+    listed = {shard.id for shard in shards}
+    return [
+        part
+        for part, position in head.positions.items()
+        if part.origin == stream_arn and not position.finished and part.id not in listed
+    ]
+
+
+def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[str]:
+    """Parents of new shards that are neither listed nor known. On the first listing of a stream
+    they are older than the epoch; later, a whole generation was born and expired unseen."""
+    known = {part.id for part in head.positions if part.origin == stream_arn}
+    listed = {shard.id for shard in shards}
+    if not known:
+        return []
+    return sorted(
+        {
+            shard.parent
+            for shard in shards
+            if shard.parent and shard.id not in known and shard.parent not in listed | known
+        }
+    )
+
+
+def is_accounted(head: Head) -> bool:
+    """True where what the stream has lost follows from a stored gap, or is older than the base
+    that will be seen: no pass was complete since."""
+    assert head.epoch is not None
+    begun = base_at(head.live or head.epoch)
+    proof = head.last_proof
+    return proof is None or proof.began_at < begun or is_noted(head)
+
+
+def is_noted(head: Head) -> bool:
+    """True where a gap was stored since the newest epoch was opened and since the last proof."""
+    assert head.epoch is not None
+    proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
+    since = max(proof, head.epoch.opened_at)
+    return any(gap.found_at >= since for gap in head.gaps)
+
+
+def expired_by_age(head: Head, position: Position, now: datetime) -> bool:
+    """True where a position was trimmed only because its shard was silent for a day: all that was
+    trimmed is older than 24 hours, and everything that old is accounted for."""
+    since = accounted_until(head)
+    silent = position.newest is None or now - position.newest > IN_TIME
+    return silent and since is not None and now - since <= IN_TIME
+
+
+def broken(head: Head, now: datetime, reason: str, newest: Iterable[datetime | None] = ()) -> Gap:
+    """The gap that something lost in the stream itself leaves: since the last proof, or the last
+    change known of what was lost, whichever is older, but after every gap that is known."""
+    since = accounted_until(head)
+    assert since is not None
+    earliest = min([since, *filter(None, newest)])
+    return Gap(max([earliest, *(gap.until for gap in head.gaps)]), now, now, reason)
+
+
+def begins_at(stream_arn: str) -> datetime | None:
+    """From when on a stream surely has every change, by the time in its ARN, if it has one."""
+    try:
+        enabled = datetime.fromisoformat(stream_arn.rpartition("/")[2]).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return enabled + ENABLING_MARGIN
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.0f} hours"
