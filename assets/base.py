@@ -50,7 +50,7 @@ def build_base_asset(*, table: Table) -> dg.AssetsDefinition:
     def base(
         context: dg.AssetExecutionContext, config: BaseConfig, tailrace: TailraceResource
     ) -> dg.MaterializeResult:
-        told = _telling(context.log.info)
+        told = telling(context.log.info)
         try:
             with tailrace.engine(told) as engine:
                 result = (
@@ -74,7 +74,7 @@ def build_base_asset(*, table: Table) -> dg.AssetsDefinition:
     return base
 
 
-def _telling(tell: Callable[[str], object]) -> Callable[[BaseProgress], None]:
+def telling(tell: Callable[[str], object]) -> Callable[[BaseProgress], None]:
     """Passes progress on at most every PROGRESS_EVERY_SECONDS, from whichever thread."""
     lock = threading.Lock()
     told_at = float("-inf")

@@ -15,7 +15,10 @@ DEFAULT_OWNERS = "team:data"
 DRAIN_POOL = "drain"
 MERGE_POOL = "merge"
 
-FRESHNESS, COVERAGE = "freshness", "coverage"
+# One reconciliation at a time: it may take hours, and holds up neither drains nor merges.
+RECONCILE_POOL = "reconcile"
+
+FRESHNESS, COVERAGE, RECONCILIATION = "freshness", "coverage", "reconciliation"
 
 
 def base_key(model: str) -> dg.AssetKey:
@@ -47,6 +50,11 @@ def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
 def check_keys(model: str) -> tuple[dg.AssetCheckKey, ...]:
     """The checks on `<model>/changes` that each minute's run makes."""
     return tuple(dg.AssetCheckKey(changes_key(model), name) for name in (COVERAGE, FRESHNESS))
+
+
+def reconciliation_key(model: str) -> dg.AssetCheckKey:
+    """The check on `<model>/changes`, in an op of its own."""
+    return dg.AssetCheckKey(changes_key(model), RECONCILIATION)
 
 
 def base_pool(table: Table) -> str:

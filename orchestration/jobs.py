@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets import names
+from assets.reconciliation import JOB as RECONCILE
 
 executor = dg.in_process_executor.configured(
     {"step_dependency_config": {"require_upstream_step_success": False}}, name="in_process"
@@ -43,6 +44,14 @@ def build_jobs(models: Sequence[str]) -> tuple[dg.JobDefinition, ...]:
             selection=dg.AssetSelection.checks_for_assets(*dbt_keys),
             description="Brings the dbt models up to date and runs their data tests.",
         ),
+        dg.define_asset_job(
+            RECONCILE,
+            selection=dg.AssetSelection.checks(
+                *(names.reconciliation_key(model) for model in models)
+            ),
+            description="Compares the warehouse with the DynamoDB tables, each read as its base"
+            " is: by a fresh export, or by a scan. Costs money; see docs/operations.md.",
+        ),
     )  # type: ignore[return-value]
 
 
@@ -56,7 +65,15 @@ def build_schedules() -> list[dg.ScheduleDefinition]:
             default_status=dg.DefaultScheduleStatus.STOPPED,
             description="Runs the data tests of all dbt models. Off by default: they read whole"
             " tables.",
-        )
+        ),
+        dg.ScheduleDefinition(
+            name="reconcile_weekly",
+            job_name=RECONCILE,
+            cron_schedule="23 3 * * 0",
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description="Compares the warehouse with the tables, on Sundays. Off by default: each"
+            " time it requests an export, or scans, each table.",
+        ),
     ]
 
 

@@ -1,6 +1,6 @@
 """The warehouse against the table, item by item: the proof at the end of the demo and of the
 integration tests. It reads both sides itself, through boto3 and DuckDB, and shares no code with
-what it checks."""
+what it checks, save what it means that two values are equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import duckdb
 from rich.table import Table
 
 from sandbox.errors import SandboxError
-from sandbox.values import canonical, canonical_item
+from tailrace.canonical import canonical, canonical_item
 
 _KEPT_DIFFERENCES = 50
 _MISSING = "(not there)"

@@ -25,6 +25,8 @@ from sandbox.values import stored_item
 
 Body = dict[str, Any]
 
+_BATCH_GET_BYTES = 16 * 1024 * 1024
+
 
 @dataclass
 class Settings:
@@ -227,13 +229,32 @@ class Dynamo:
 
     def batch_get_item(self, region: str, body: Body) -> Body:
         responses: dict[str, list[Body]] = {}
+        left: dict[str, Body] = {}
+        capacity = []
         if sum(len(asked["Keys"]) for asked in body["RequestItems"].values()) > 100:
             raise validation("Too many items requested for the BatchGetItem call")
+        answered = 0
         for name, asked in body["RequestItems"].items():
             table = self._table(region, name)
-            found = [table.get(table.position(key, key_only=True)) for key in asked["Keys"]]
-            responses[name] = [_projected(item, asked) for item in found if item is not None]
-        return {"Responses": responses, "UnprocessedKeys": {}}
+            positions = [table.position(key, key_only=True) for key in asked["Keys"]]
+            if len(set(positions)) < len(positions):
+                raise validation("Provided list of item keys contains duplicates")
+            responses[name], units = [], 0.0
+            for place, position in enumerate(positions):
+                image = table.items.get(position)
+                size = image.size if image else 0
+                if answered + size > _BATCH_GET_BYTES:
+                    left[name] = {**asked, "Keys": asked["Keys"][place:]}
+                    break
+                answered += size
+                units += max(1, -(-size // 4096)) * (1.0 if asked.get("ConsistentRead") else 0.5)
+                if image:
+                    responses[name].append(_projected(msgspec.json.decode(image.raw), asked))
+            capacity.append({"TableName": name, "CapacityUnits": units})
+        answer: Body = {"Responses": responses, "UnprocessedKeys": left}
+        if body.get("ReturnConsumedCapacity", "NONE") != "NONE":
+            answer["ConsumedCapacity"] = capacity
+        return answer
 
     def scan(self, region: str, body: Body) -> Body:
         table = self._table(region, body["TableName"])

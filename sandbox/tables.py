@@ -17,7 +17,8 @@ import msgspec
 
 from sandbox.errors import validation
 from sandbox.streams import HASH_SPACE, Change, Image, Stream
-from sandbox.values import binary, canonical_item, normal_number, stored_item
+from sandbox.values import normal_number, stored_item
+from tailrace.canonical import binary, canonical_item
 
 ACCOUNT = "123456789012"
 PAGE_BYTES = 1_000_000

@@ -1,6 +1,6 @@
 """DynamoDB's attribute values in wire form ({"N": "1"}, binaries as base64 text): the checks
-DynamoDB makes on a write, the form in which it hands numbers back, item sizes, and one canonical
-form in which two values are equal when DynamoDB would call them equal. It knows no table."""
+DynamoDB makes on a write, the form in which it hands numbers back, and item sizes. It knows no
+table."""
 
 from __future__ import annotations
 
@@ -92,35 +92,6 @@ def stored_item(item: dict[str, Any]) -> tuple[dict[str, Any], int]:
     if size > MAX_ITEM_BYTES:
         raise validation("Item size has exceeded the maximum allowed size")
     return result, size
-
-
-def canonical(value: dict[str, Any]) -> Any:
-    """A hashable form of an attribute value: sets unordered, numbers by value, maps by name.
-
-    Two values are equal for DynamoDB exactly when their canonical forms are equal. Binaries may
-    be bytes (as boto3 returns them) or base64 text (as on the wire)."""
-    ((tag, content),) = value.items()
-    if tag == "N":
-        return ("N", Decimal(content))
-    if tag == "B":
-        return ("B", binary(content))
-    if tag in _SET_MEMBERS:
-        member = _SET_MEMBERS[tag]
-        return (tag, frozenset(canonical({member: element})[1] for element in content))
-    if tag == "L":
-        return ("L", tuple(canonical(element) for element in content))
-    if tag == "M":
-        return ("M", canonical_item(content))
-    return (tag, content)
-
-
-def canonical_item(item: dict[str, Any]) -> frozenset[tuple[str, Any]]:
-    """The canonical form of an item or a map: no order of attributes."""
-    return frozenset((name, canonical(value)) for name, value in item.items())
-
-
-def binary(content: bytes | str) -> bytes:
-    return content if isinstance(content, bytes) else base64.b64decode(content)
 
 
 def _binary(content: bytes | str) -> tuple[dict[str, Any], int]:

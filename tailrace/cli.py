@@ -20,14 +20,20 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
 
 from tailrace import __version__
 from tailrace.errors import ConfigError, TailraceError, Terminal
-from tailrace.model import BaseProgress, DrainResult, TableStatus
+from tailrace.model import (
+    SAMPLE_ITEMS,
+    BaseProgress,
+    DrainResult,
+    Reconciliation,
+    TableStatus,
+)
 
 if TYPE_CHECKING:
     from tailrace.config import Config
@@ -35,6 +41,19 @@ if TYPE_CHECKING:
     from tailrace.starter import Described
     from tailrace.sync import Replicates, SyncResult
     from tailrace.transform.generate import Written
+
+    class Works(Replicates, Protocol):
+        """What the commands ask of the engine."""
+
+        def reconcile(
+            self,
+            model: str,
+            method: str | None = None,
+            *,
+            sample: int = ...,
+            max_rcu: float | None = None,
+        ) -> Reconciliation: ...
+
 
 DEBUG_VARIABLE = "TAILRACE_DEBUG"
 SQL_PAGE_ROWS = 1_000
@@ -71,7 +90,7 @@ class Parts:
 
     def engine(
         self, config: Config, progress: OnProgress | None = None
-    ) -> AbstractContextManager[Replicates]:
+    ) -> AbstractContextManager[Works]:
         """The engine over the configured tables and warehouse."""
         from tailrace.engine import Engine
 
@@ -157,6 +176,12 @@ app = typer.Typer(
 class StatusFormat(StrEnum):
     table = "table"
     json = "json"
+
+
+class Method(StrEnum):
+    export = "export"
+    scan = "scan"
+    sample = "sample"
 
 
 class SqlFormat(StrEnum):
@@ -381,6 +406,70 @@ def repair(
 
 
 @app.command()
+def reconcile(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(help="A table's name or model.", metavar="TABLE")],
+    method: Annotated[
+        Method | None,
+        typer.Option(help="How the table is read; else as its base.", show_default=False),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ITEMS",
+            min=1,
+            help=f"How many random items to compare, {SAMPLE_ITEMS:,} for --method sample.",
+            show_default=False,
+        ),
+    ] = None,
+    max_rcu: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Most read capacity units a second; else the base's."),
+    ] = None,
+    format: Annotated[StatusFormat, typer.Option("--format", "-f")] = StatusFormat.table,
+    config: ConfigOption = None,
+) -> None:
+    """Prove that the warehouse equals the table: by keys, and by content.
+
+    The table is read by a fresh export, by a scan, or in random samples, and compared with what
+    the warehouse says of that very time: nobody has to stop writing. Each difference is shown with
+    both sides. Exit code 0 only if there is none.
+
+    --format json gives an object with model, method, equal (true or false), began_at and ended_at
+    (ISO 8601, UTC), capacity_units, seconds, counts, and differences: the first 100, each with
+    kind, key, source and warehouse."""
+    from tailrace.console import Reporter, print_reconciliation
+
+    parts: Parts = ctx.obj
+    settings = parts.config(config)
+    [model] = _models(settings, [table])
+    if sample is not None and method not in (None, Method.sample):
+        raise ConfigError(
+            f"--sample {sample} says how large a sample is, but --method is {method}.",
+            "Leave one of them out.",
+        )
+    if not _warehouse_exists(settings):
+        raise Terminal(
+            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
+            "Run `tailrace sync` first, or name another configuration with --config.",
+        )
+    chosen = Method.sample.value if sample is not None else method and method.value
+    with (
+        _kept_to_stderr(),
+        Reporter() as reporter,
+        _interruptible(reporter, "Nothing was changed; the same command starts over."),
+        parts.engine(settings, reporter.progress) as engine,
+    ):
+        result = engine.reconcile(model, chosen, sample=sample or SAMPLE_ITEMS, max_rcu=max_rcu)
+    if format is StatusFormat.json:
+        typer.echo(json.dumps(_reconciliation_object(result), indent=2, ensure_ascii=False))
+    else:
+        print_reconciliation(result)
+    if not result.is_equal:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def status(
     ctx: typer.Context,
     table: TableOption = None,
@@ -486,6 +575,31 @@ def _status_object(each: TableStatus) -> dict[str, Any]:
     return {key: values[key] for key in STATUS_KEYS}
 
 
+def _reconciliation_object(result: Reconciliation) -> dict[str, Any]:
+    found = result.found
+    return {
+        "model": result.model,
+        "method": result.method,
+        "equal": result.is_equal,
+        "began_at": _iso(result.began_at),
+        "ended_at": _iso(result.ended_at),
+        "capacity_units": result.capacity_units,
+        "seconds": round(result.seconds, 1),
+        "counts": {
+            "source_items": found.source_items,
+            "warehouse_items": found.warehouse_items,
+            "equal": found.equal,
+            "missing": found.missing,
+            "extra": found.extra,
+            "different": found.different,
+            "latest_items": found.latest_items,
+            "latest_different": found.latest_different,
+            "unsettled": found.unsettled,
+        },
+        "differences": [asdict(each) for each in found.shown],
+    }
+
+
 def _summarise(result: SyncResult, models: Sequence[str], tell: Callable[[str], None]) -> None:
     for model in models:
         last = result.passes.get(model)
@@ -558,9 +672,7 @@ def _kept_to_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _left_open_while_busy(
-    opened: AbstractContextManager[Replicates],
-) -> Iterator[Replicates]:
+def _left_open_while_busy(opened: AbstractContextManager[Works]) -> Iterator[Works]:
     """Closes the engine, unless a base that was told to stop is still being read in its thread:
     the process is left as it stands then, which is as safe as any kill."""
     engine = opened.__enter__()
@@ -572,12 +684,15 @@ def _left_open_while_busy(
 
 
 @contextlib.contextmanager
-def _interruptible(reporter: Reporter) -> Iterator[None]:
+def _interruptible(
+    reporter: Reporter,
+    then: str = "What was committed stays; the same command goes on from there.",
+) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         reporter.__exit__()
-        _note("Interrupted. What was committed stays; the same command goes on from there.")
+        _note(f"Interrupted. {then}")
         _leave_threads_behind(INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
 

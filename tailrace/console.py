@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tailrace.model import BaseProgress, TableStatus, gap_text
+from tailrace.model import BaseProgress, Reconciliation, TableStatus, gap_text
 from tailrace.tabular import Column, plain_text
 
 PROGRESS_LINE_SECONDS = 10.0
@@ -94,6 +94,57 @@ def _status_cells(each: TableStatus) -> Sequence[str]:
         str(each.shards_open),
         f"${each.idle_reads_a_day * DAYS_A_MONTH * READ_DOLLARS:.2f}/month",
     )
+
+
+def print_reconciliation(result: Reconciliation) -> None:
+    """What was compared, how much of it differs, and the first differences with both sides, on
+    standard output."""
+    console, found = standard_output(), result.found
+    console.print(_reconciled(result), soft_wrap=True)
+    counts = Table(show_header=False)
+    counts.add_column()
+    counts.add_column(justify="right")
+    for name, count in (
+        ("items of the table", found.source_items),
+        ("items of the warehouse", found.warehouse_items),
+        ("equal", found.equal),
+        ("missing in the warehouse", found.missing),
+        ("extra in the warehouse", found.extra),
+        ("different", found.different),
+        (f"items of {result.model}_latest", found.latest_items),
+        ("of them not what the log says", found.latest_different),
+    ):
+        counts.add_row(name, NOT_KNOWN if count is None else f"{count:,}")
+    if found.unsettled:
+        counts.add_row("changed meanwhile, not judged", f"{found.unsettled:,}")
+    console.print(counts)
+    if found.shown:
+        console.print(_differences(result))
+    if len(found.shown) < found.count:
+        console.print(f"These are the first {len(found.shown):,}.", highlight=False)
+    if result.is_equal:
+        console.print(Text(f"{result.model}: equal", "bold green"))
+    else:
+        console.print(Text(f"{result.model}: {found.count:,} differences", "bold red"))
+
+
+def _reconciled(result: Reconciliation) -> Text:
+    span = (result.began_at, result.ended_at)
+    began, ended = (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" for at in span)
+    time = f"as of {began}" if began == ended else f"from {began} to {ended}"
+    units = f", {result.capacity_units:,.0f} RCU" if result.capacity_units else ""
+    return Text(f"{result.model} by {result.method}, {time}, in {duration(result.seconds)}{units}")
+
+
+def _differences(result: Reconciliation) -> Table:
+    table = Table(show_lines=True)
+    for heading in ("kind", "key", "in the table", "in the warehouse"):
+        table.add_column(heading, overflow="fold")
+    for each in result.found.shown:
+        kind = "latest: the log, the model" if each.kind == "latest" else each.kind
+        cells = (kind, each.key, each.source, each.warehouse)
+        table.add_row(*(Text(visible("(not there)" if c is None else c)) for c in cells))
+    return table
 
 
 def visible(text: str) -> str:

@@ -18,22 +18,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tailrace.capture import bootstrap, coverage, drain
+from tailrace.capture import bootstrap, coverage, drain, reconcile
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
-from tailrace.config import Config, ScanBase, Table
+from tailrace.config import Config, ExportBase, ScanBase, Table
 from tailrace.errors import ConfigError, SourceMissing
+from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
     INCREMENTAL,
     OPEN,
+    SAMPLE_ITEMS,
     BaseResult,
     DrainResult,
     Head,
     Part,
     PartProgress,
     PassRecord,
+    Reconciliation,
     Shard,
     TableDescription,
     TableStatus,
@@ -51,6 +54,8 @@ from tailrace.sources.tables import (
 )
 
 TABLES_AT_ONCE = 8
+
+DIFFERENCES_SHOWN = 100
 
 # Bounded passes over a stream that was replaced, before a new epoch is opened without its end.
 LAST_PASSES = 1_000
@@ -307,6 +312,58 @@ class Engine:
         with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="peek") as pool:
             return dict(zip(models, pool.map(one, models), strict=True))
 
+    def reconcile(
+        self,
+        model: str,
+        method: str | None = None,
+        *,
+        sample: int = SAMPLE_ITEMS,
+        max_rcu: float | None = None,
+        patience_seconds: float = 0.0,
+    ) -> Reconciliation:
+        """Compares the warehouse with the table, whoever writes to it meanwhile.
+
+        `method` is export, scan or sample (of `sample` items); left out, that of the table's
+        base. A scan keeps to `max_rcu`, or the base's. Nothing is changed but that the stream is
+        drained; see tailrace.capture.reconcile. Raises ConfigError where the method cannot be,
+        Terminal where the table is not live, or lacks changes that are to be repaired."""
+        config = self._table(model)
+        method = method or config.base.method
+        _refuse_method(config, method, sample, max_rcu)
+        live = reconcile.require_live(config.model, self._log.head(config.model))
+        table = describe_table(self._aws, config.name)
+        reconcile.require_same(config.model, live, table)
+        with (
+            self._bootstrap(config) as run,
+            Comparison(self.config.warehouse, config.model, table.key, run.folder) as comparison,
+        ):
+            base = config.base if isinstance(config.base, ScanBase) else ScanBase()
+            limit = max_rcu or base.max_rcu
+
+            def read(head: Head) -> reconcile.Snapshot:
+                if method == reconcile.SAMPLE:
+                    source = TableScan(self._aws, config.name, consistent=True)
+                    return reconcile.read_sample(run, source, comparison, head, sample, limit)
+                exported = _export_base(config)
+                if method == reconcile.EXPORT and exported is not None:
+                    export = TableExport(self._aws, config.name, exported)
+                    return reconcile.read_export(run, export, comparison, head, table)
+                consistent = base.consistent
+                scan = TableScan(self._aws, config.name, consistent=consistent)
+                return reconcile.read_scan(
+                    run, scan, comparison, table, base.segments, limit, consistent=consistent
+                )
+
+            return reconcile.reconcile(
+                run,
+                comparison,
+                method,
+                read,
+                lambda: self.drain_table(config.model).rows,
+                shown=DIFFERENCES_SHOWN,
+                patience_seconds=patience_seconds,
+            )
+
     # --------------------------------------------------------------------------------- state
 
     def states(self, models: Sequence[str]) -> dict[str, str]:
@@ -423,6 +480,36 @@ class Engine:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _export_base(config: Table) -> ExportBase | None:
+    """Where a full export of the table may go."""
+    return config.base if isinstance(config.base, ExportBase) else config.repair_base
+
+
+def _refuse_method(config: Table, method: str, sample: int, max_rcu: float | None) -> None:
+    if method not in reconcile.METHODS:
+        raise ConfigError(
+            f"{config.model}: no method is called {method}; there are"
+            f" {', '.join(reconcile.METHODS)}.",
+            "Use one of these.",
+        )
+    if method == reconcile.EXPORT and _export_base(config) is None:
+        raise ConfigError(
+            f"{config.model}: an export needs a bucket, but none is named.",
+            "Reconcile by scan or by sample, or give the table `base: {method: export, bucket: …}`"
+            " or `repair: {bucket: …}` in tailrace.yaml.",
+        )
+    if method == reconcile.EXPORT and max_rcu is not None:
+        raise ConfigError(
+            f"{config.model}: an export consumes no read capacity, so max_rcu limits nothing.",
+            "Leave it out, or reconcile by scan or by sample.",
+        )
+    if sample < 1 or (max_rcu is not None and not max_rcu > 0):
+        raise ConfigError(
+            f"{config.model}: a sample of {sample} items at {max_rcu} units a second.",
+            "Give a sample of at least 1 item, and more than 0 units.",
+        )
 
 
 def _parts_planned(head: Head) -> int:

@@ -12,6 +12,8 @@ OPEN = "open"
 BASE_COMPLETE = "base_complete"
 LIVE = "live"
 
+SAMPLE_ITEMS = 1_000  # of a reconciliation by sample, where nobody says how many
+
 # The member of a stream record whose image was looked up, because its stream carries none.
 LOOKED_UP = "lookedUp"
 
@@ -321,6 +323,82 @@ class DrainResult:
     lag_seconds: float | None = None
     seconds: float = 0.0
     calls: int = 0
+
+
+@dataclass(frozen=True)
+class ItemPage:
+    """What was found of the keys asked for: items as JSON lines, the raw keys that AWS left for
+    another call, and consumed read capacity units."""
+
+    lines: bytes
+    count: int
+    unprocessed: tuple[str, ...]
+    capacity_units: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of which the two sides differ. `kind` is missing (in the warehouse), extra (in the
+    warehouse), different, or latest (`<model>_latest` is not what the log says). `source` and
+    `warehouse` are the items as JSON, None where there is none; of the kind latest `source` is
+    what the log holds, and both are versions where the items are the same."""
+
+    kind: str
+    key: str
+    source: str | None
+    warehouse: str | None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How many keys were found to be what: `equal` on both sides, `missing` in the warehouse,
+    `extra` in it, `different`. `latest_items` are the items of `<model>_latest`, None where it is
+    not built, and `latest_different` its differences from the log. `shown` are the first ones.
+    `unsettled` keys could not be judged: they changed meanwhile, and their stream carries no
+    items."""
+
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    latest_items: int | None
+    latest_different: int
+    shown: tuple[Difference, ...]
+    unsettled: int = 0
+
+    @property
+    def source_items(self) -> int:
+        """The items of the source that were compared."""
+        return self.equal + self.missing + self.different
+
+    @property
+    def warehouse_items(self) -> int:
+        """The items that the warehouse held beside them."""
+        return self.equal + self.extra + self.different
+
+    @property
+    def count(self) -> int:
+        """All differences."""
+        return self.missing + self.extra + self.different + self.latest_different
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """A warehouse compared with its table, by `method` (export, scan or sample), as both were
+    between `began_at` and `ended_at` of AWS's time. `capacity_units` were consumed."""
+
+    model: str
+    method: str
+    began_at: datetime
+    ended_at: datetime
+    found: Differences
+    capacity_units: float
+    seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing differs."""
+        return not self.found.count
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import itertools
 import math
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -153,7 +153,8 @@ def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
     return now if enabled is None else min(now, max(now - IN_TIME, enabled))
 
 
-def _whole_second(at: datetime) -> datetime:
+def whole_second(at: datetime) -> datetime:
+    """The first whole second that is not before `at`."""
     floor = at.replace(microsecond=0)
     return floor if floor == at else floor + timedelta(seconds=1)
 
@@ -228,7 +229,7 @@ def read_scan(
     epoch = _require_open(head)
     segments = int(epoch.detail["segments"])
     parts = [Part("base", "scan", table.arn, str(number)) for number in range(segments)]
-    meter = _Meter(run, segments, table.item_count, head.positions)
+    meter = Meter(run, segments, table.item_count, head.positions)
     stage = Stage(
         run.log,
         run.model,
@@ -263,13 +264,14 @@ def read_scan(
             if position is None:
                 return
 
-    _in_threads(run, read_segment, todo, min(SCAN_THREADS_MAX, max(1, len(todo))))
+    in_threads(run, read_segment, todo, min(SCAN_THREADS_MAX, max(1, len(todo))))
     return _complete(run, stage.flush, meter, epoch, segments, started)
 
 
-def _in_threads(
+def in_threads(
     run: Bootstrap, work: Callable[[Part], None], parts: list[Part], threads: int
 ) -> None:
+    """Works on all parts; where one fails, the run stops and its error is raised."""
     with ThreadPoolExecutor(threads, thread_name_prefix="base") as pool:
         futures = [pool.submit(work, part) for part in parts]
         try:
@@ -286,7 +288,7 @@ def _in_threads(
 def _complete(
     run: Bootstrap,
     flush: Callable[..., None],
-    meter: _Meter,
+    meter: Meter,
     epoch: Epoch,
     parts: int,
     started: float,
@@ -359,7 +361,7 @@ def _loaded(
     head = run.log.head(run.model)
     parts = sum(len(manifest.files) for _, manifest in found)
     items = sum(manifest.item_count for _, manifest in found)
-    meter = _Meter(run, parts, items, head.positions)
+    meter = Meter(run, parts, items, head.positions)
     for state, manifest in found:
         source = Part("base", "export", state.arn, "")
         todo = [
@@ -369,7 +371,7 @@ def _loaded(
         ]
         read_at = manifest.export_time or state.export_time
         loading = _Loading(run, export, epoch, shape, manifest.bucket, source, read_at, meter)
-        _load(loading, _batches(todo))
+        _load(loading, batches_of(todo))
 
     def flush(*, state: str | None = None, at: datetime | None = None) -> None:
         if state is not None:
@@ -423,7 +425,7 @@ def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     latest = retried(export.latest_time, run.clock)
     head = run.log.head(run.model)
     begins = coverage_begin(head, epoch.stream_arn, run.clock.aws_now())
-    at = _whole_second(max(latest, begins))
+    at = whole_second(max(latest, begins))
     adopted = epoch.detail.get("export_arn")
     if adopted:
         at = retried(lambda: export.state(adopted), run.clock).export_time or at
@@ -458,7 +460,7 @@ def _windowed(run: Bootstrap, epoch: Epoch) -> Epoch:
         return epoch
     head = run.log.head(run.model)
     begin = datetime.fromisoformat(epoch.detail["begin"])
-    end = _whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))
+    end = whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))
     cut = [[each.begin.isoformat(), each.end.isoformat()] for each in windows(begin, end)]
     return _noted(run, epoch, windows=cut, exports={})
 
@@ -552,7 +554,7 @@ def _check_window(
         )
 
 
-def _batches(files: list[ExportFile]) -> list[list[ExportFile]]:
+def batches_of(files: list[ExportFile]) -> list[list[ExportFile]]:
     """Files in groups that are loaded in one commit each: enough items to be quick, few enough
     to bound the scratch space and what a crash repeats."""
     batches: list[list[ExportFile]] = []
@@ -577,19 +579,26 @@ class _Loading:
     bucket: str
     source: Part
     read_at: datetime | None
-    meter: _Meter
+    meter: Meter
 
 
 def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
-    """Loads batch after batch; the next one is fetched meanwhile."""
-    run = loading.run
+    for batch, paths in fetched(loading.run, loading.export, loading.bucket, batches):
+        size = sum(path.stat().st_size for path in paths)
+        _load_batch(loading, batch, paths)
+        loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
+
+
+def fetched(
+    run: Bootstrap, export: Export, bucket: str, batches: list[list[ExportFile]]
+) -> Iterator[tuple[list[ExportFile], list[Path]]]:
+    """Batch after batch with its files, which are removed when the next one is asked for; that
+    one is fetched meanwhile. Ends early where the run is to stop."""
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
 
         def fetch(batch: list[ExportFile]) -> list[Callable[[], Path]]:
             def one(file: ExportFile) -> Path:
-                return retried(
-                    lambda: loading.export.fetch(loading.bucket, file, run.folder), run.clock
-                )
+                return retried(lambda: export.fetch(bucket, file, run.folder), run.clock)
 
             return [pool.submit(one, file).result for file in batch]
 
@@ -599,11 +608,9 @@ def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
                 return
             paths = [arrived() for arrived in coming]
             coming = fetch(batches[index + 1]) if index + 1 < len(batches) else []
-            size = sum(path.stat().st_size for path in paths)
-            _load_batch(loading, batch, paths)
+            yield batch, paths
             for path in paths:
                 path.unlink()
-            loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
 
 
 def _load_batch(loading: _Loading, batch: list[ExportFile], paths: list[Path]) -> None:
@@ -651,7 +658,7 @@ def _blame(file: ExportFile, path: Path, error: Terminal) -> None:
 # ----------------------------------------------------------------------------------- progress
 
 
-class _Meter:
+class Meter:
     """Counts what a base has read and tells, at most once a second. Thread-safe."""
 
     def __init__(

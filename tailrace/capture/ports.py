@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -10,15 +10,18 @@ from typing import Protocol
 from tailrace.errors import TailraceError
 from tailrace.model import (
     Commit,
+    Differences,
     Epoch,
     ExportFile,
     ExportManifest,
     ExportState,
     Head,
+    ItemPage,
     Part,
     RecordPage,
     ScanPage,
     Shard,
+    Staged,
     TableDescription,
     Window,
 )
@@ -54,6 +57,32 @@ class Scan(Protocol):
     """A base by segments: tailrace.sources.scan.TableScan."""
 
     def page(self, segment: int, segments: int, start: str | None) -> ScanPage: ...
+
+
+class Sample(Protocol):
+    """Some of a table's items, by place or by key: tailrace.sources.scan.TableScan."""
+
+    def page(
+        self, segment: int, segments: int, start: str | None, limit: int | None = ...
+    ) -> ScanPage: ...
+
+    def items(self, keys: Sequence[str]) -> ItemPage: ...
+
+
+class Comparison(Protocol):
+    """The source beside the warehouse: tailrace.lake.comparison.Comparison."""
+
+    def add(self, staged: Staged, began: datetime, ended: datetime) -> None: ...
+
+    def look_up(
+        self, keys: Sequence[str], found: Staged, began: datetime, ended: datetime
+    ) -> None: ...
+
+    def sample(self, head: Head, count: int) -> tuple[list[str], int]: ...
+
+    def differences(
+        self, head: Head, whole: tuple[datetime, datetime] | None, before: int, shown: int
+    ) -> Differences: ...
 
 
 class Export(Protocol):

@@ -7,6 +7,7 @@ version and are loaded with signature checks on.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import tempfile
@@ -22,6 +23,8 @@ CATALOG = "lake"
 BUSY_TIMEOUT_MS = 5_000
 SQLITE_PREFIX = "sqlite:"
 POSTGRES_PREFIX = "postgres:"
+
+_connections = itertools.count(1)
 
 
 def extension_path(name: str) -> str:
@@ -122,7 +125,7 @@ def connect(warehouse: Warehouse, *, read_only: bool = False) -> duckdb.DuckDBPy
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "memory_limit": warehouse.memory_limit,
-        "temp_directory": os.path.join(tempfile.gettempdir(), f"tailrace-{os.getpid()}"),
+        "temp_directory": _spill_folder(),
     }
     if warehouse.threads:
         config["threads"] = str(warehouse.threads)
@@ -142,6 +145,12 @@ def connect(warehouse: Warehouse, *, read_only: bool = False) -> duckdb.DuckDBPy
             " user may read and write both.",
         ) from error
     return con
+
+
+def _spill_folder() -> str:
+    """A folder of this connection alone: two that put their files into one crash the process."""
+    name = f"tailrace-{os.getpid()}-{next(_connections)}"
+    return os.path.join(tempfile.gettempdir(), name)
 
 
 def without_password(text: str) -> str:

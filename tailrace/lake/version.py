@@ -24,3 +24,13 @@ def version_sql(epoch: int, phase: int, position: str | None) -> str:
     if position is None:
         return f"'{head}{'0' * POSITION_DIGITS}'"
     return f"'{head}' || lpad({position}, {POSITION_DIGITS}, '0')"
+
+
+def is_base_sql(version: str) -> str:
+    """The SQL condition that tells a base's row from a stream's."""
+    return f"substr({version}, {EPOCH_DIGITS + 1}, 1) = '{BASE_PHASE}'"
+
+
+def floor_sql(epoch: int) -> str:
+    """The SQL text of the least version of an epoch: whatever is less came before it."""
+    return version_sql(epoch, BASE_PHASE, None)

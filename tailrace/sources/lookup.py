@@ -16,21 +16,13 @@ import msgspec
 
 from tailrace.errors import Retryable
 from tailrace.model import LOOKED_UP, KeyAttribute, RecordPage, Shard
-from tailrace.sources.aws import RAW_BODY, Aws, call
-from tailrace.sources.scan import json_lines, typed_key
+from tailrace.sources.aws import Aws
+from tailrace.sources.scan import TableScan, json_lines
 from tailrace.sources.streams import RECORDS_PER_CALL, DynamoDbStream
 
 KEYS_PER_CALL = 100
 ATTEMPTS = 10
 WAIT_SECONDS, WAIT_MAX_SECONDS = 0.05, 5.0
-
-
-class _Body(msgspec.Struct):
-    Responses: dict[str, list[msgspec.Raw]] = {}
-    UnprocessedKeys: dict[str, dict[str, Any]] = {}
-
-
-_bodies = msgspec.json.Decoder(_Body)
 
 
 class LookedUpStream:
@@ -96,26 +88,17 @@ def look_up(
     aws: Aws, table: str, key: Sequence[str], keys: Iterable[dict[str, Any]]
 ) -> dict[str, msgspec.Raw]:
     """The items of `keys` (in DynamoDB JSON) that the table holds now, by strongly consistent
-    reads: raw items by `key_text`. Raises Retryable where AWS keeps some back again and again.
-
-    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html"""
+    reads: raw items by `key_text`. Raises Retryable where AWS keeps some back again and again."""
     todo = list({key_text(key, each): each for each in keys}.values())
+    scan = TableScan(aws, table, consistent=True)
     items: dict[str, msgspec.Raw] = {}
     wait, fruitless = WAIT_SECONDS, 0
     while todo:
         asked, todo = todo[:KEYS_PER_CALL], todo[KEYS_PER_CALL:]
-        typed = [typed_key(msgspec.json.encode(each).decode()) for each in asked]
-        answer = call(
-            aws.client("dynamodb").batch_get_item,
-            "dynamodb:BatchGetItem",
-            f"table {table}",
-            aws.region,
-            RequestItems={table: {"Keys": typed, "ConsistentRead": True}},
-        )
-        body = _bodies.decode(answer[RAW_BODY])
-        for item in body.Responses.get(table, []):
-            items[key_text(key, msgspec.json.decode(item))] = item
-        left = body.UnprocessedKeys.get(table, {}).get("Keys", [])
+        page = scan.items([msgspec.json.encode(each).decode() for each in asked])
+        for line in page.lines.splitlines():
+            items[key_text(key, msgspec.json.decode(line))] = msgspec.Raw(line)
+        left = [msgspec.json.decode(each) for each in page.unprocessed]
         todo = left + todo
         fruitless = fruitless + 1 if len(left) == len(asked) else 0
         if fruitless == ATTEMPTS:

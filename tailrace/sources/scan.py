@@ -1,11 +1,14 @@
-"""A table's items by parallel Scan, page by page, as the raw lines that AWS sent."""
+"""A table's items by parallel Scan, page by page, or by their keys, as the raw lines that AWS
+sent."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from tailrace.errors import Terminal
-from tailrace.model import ScanPage
+from tailrace.model import ItemPage, ScanPage
 from tailrace.sources.aws import RAW_BODY, Aws, call
 
 
@@ -19,19 +22,33 @@ class _Body(msgspec.Struct):
     ConsumedCapacity: _Capacity | None = None
 
 
+class _Keys(msgspec.Struct):
+    Keys: list[msgspec.Raw] = []
+
+
+class _Found(msgspec.Struct):
+    Responses: dict[str, list[msgspec.Raw]] = {}
+    UnprocessedKeys: dict[str, _Keys] = {}
+    ConsumedCapacity: list[_Capacity] = []
+
+
 _decoder = msgspec.json.Decoder(_Body)
+_found = msgspec.json.Decoder(_Found)
 
 
 class TableScan:
-    """The segments of one table."""
+    """The segments and the keys of one table."""
 
     def __init__(self, aws: Aws, table: str, *, consistent: bool) -> None:
         self._aws = aws
         self._table = table
         self._consistent = consistent
 
-    def page(self, segment: int, segments: int, start: str | None) -> ScanPage:
-        """One page (at most 1 MB before filters) of one segment, from the raw key `start` on.
+    def page(
+        self, segment: int, segments: int, start: str | None, limit: int | None = None
+    ) -> ScanPage:
+        """One page (at most 1 MB before filters, or `limit` items) of one segment, from the raw
+        key `start` on.
 
         https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_Scan.html"""
         answer = call(
@@ -45,6 +62,7 @@ class TableScan:
             ConsistentRead=self._consistent,
             ReturnConsumedCapacity="TOTAL",
             **({"ExclusiveStartKey": typed_key(start)} if start else {}),
+            **({"Limit": limit} if limit else {}),
         )
         body = _decoder.decode(answer[RAW_BODY])
         return ScanPage(
@@ -53,6 +71,30 @@ class TableScan:
             next_key=bytes(body.LastEvaluatedKey).decode() or None,
             capacity_units=body.ConsumedCapacity.CapacityUnits if body.ConsumedCapacity else 0.0,
             read_at=self._aws.now(),
+        )
+
+    def items(self, keys: Sequence[str]) -> ItemPage:
+        """The items with these raw keys, at most 100, each once. AWS answers up to 16 MB, and
+        leaves keys unprocessed where there is more, or where it throttles.
+
+        https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html"""
+        wanted = [typed_key(key) for key in keys]
+        answer = call(
+            self._aws.client("dynamodb").batch_get_item,
+            "dynamodb:BatchGetItem",
+            f"table {self._table}",
+            self._aws.region,
+            RequestItems={self._table: {"Keys": wanted, "ConsistentRead": self._consistent}},
+            ReturnConsumedCapacity="TOTAL",
+        )
+        body = _found.decode(answer[RAW_BODY])
+        found = [item for items in body.Responses.values() for item in items]
+        left = [key for asked in body.UnprocessedKeys.values() for key in asked.Keys]
+        return ItemPage(
+            lines=json_lines(found),
+            count=len(found),
+            unprocessed=tuple(bytes(key).decode() for key in left),
+            capacity_units=sum(each.CapacityUnits for each in body.ConsumedCapacity),
         )
 
 

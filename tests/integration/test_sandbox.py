@@ -14,8 +14,8 @@ import pytest
 from botocore.exceptions import ClientError
 from servers import Aws
 
-from sandbox.values import canonical_item
 from sandbox.workload import Writer, churn, create_shop, create_table, put_all, seed_shop
+from tailrace.canonical import canonical_item
 
 PITR_ON = {"PointInTimeRecoveryEnabled": True}
 

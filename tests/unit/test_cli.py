@@ -24,9 +24,18 @@ from typer.testing import CliRunner, Result
 from tailrace.cli import OnProgress, Parts, app
 from tailrace.config import Config, load_config
 from tailrace.console import Reporter, duration
-from tailrace.errors import ConfigError, Terminal
+from tailrace.errors import ConfigError, TailraceError, Terminal
 from tailrace.lake.attach import connect
-from tailrace.model import BaseProgress, BaseResult, DrainResult, Gap, TableStatus
+from tailrace.model import (
+    BaseProgress,
+    BaseResult,
+    Difference,
+    Differences,
+    DrainResult,
+    Gap,
+    Reconciliation,
+    TableStatus,
+)
 from tailrace.transform.generate import CREATED, EDITED, UNCHANGED, UPDATED, Written
 
 STATUS = TableStatus(
@@ -51,6 +60,20 @@ GAP = Gap(
     datetime(2026, 11, 21, 12, tzinfo=UTC),
     datetime(2026, 11, 22, 12, tzinfo=UTC),
     "an outage",
+)
+
+EQUAL = Differences(20_000, 0, 0, 0, 20_000, 0, ())
+UNEQUAL = Differences(
+    19_998,
+    1,
+    1,
+    0,
+    20_000,
+    1,
+    (
+        Difference("missing", '{"pk":{"S":"a"}}', '{"pk":{"S":"a"},"n":{"N":"1"}}', None),
+        Difference("extra", '{"pk":{"S":"[b]\\u001b"}}', None, '{"pk":{"S":"[b]\x1b[2J"}}'),
+    ),
 )
 
 
@@ -90,6 +113,23 @@ class FakeEngine:
     def unmerged(self, models: Sequence[str]) -> list[str]:
         return list(models)
 
+    def reconcile(
+        self,
+        model: str,
+        method: str | None = None,
+        *,
+        sample: int = 0,
+        max_rcu: float | None = None,
+    ) -> Reconciliation:
+        self.parts.reconciled.append((model, method, sample, max_rcu))
+        if self.progress:
+            self.progress(BaseProgress(model, 5_000, 100, 1, 8, 20_000, 4e3, 3.0))
+        if self.parts.reconcile_fails:
+            raise self.parts.reconcile_fails
+        began = datetime(2026, 11, 23, 12, tzinfo=UTC)
+        ended = datetime(2026, 11, 23, 12, 1, tzinfo=UTC)
+        return Reconciliation(model, "scan", began, ended, self.parts.found, 1_250.0, 72.04)
+
 
 class FakeParts(Parts):
     """Real configuration and warehouse; the engine, dbt and the generator are played."""
@@ -100,6 +140,9 @@ class FakeParts(Parts):
         self.build_fails: Exception | None = None
         self.built: list[str] = []
         self.bases: list[tuple[str, bool]] = []
+        self.reconciled: list[tuple[str, str | None, int, float | None]] = []
+        self.reconcile_fails: Exception | None = None
+        self.found = EQUAL
         self.files: list[Written] = []
         self.gaps: tuple[Gap, ...] = ()
 
@@ -154,7 +197,15 @@ def run(*words: str, parts: Parts | None = None, input: str | None = None) -> Re
 
 
 @pytest.mark.parametrize(
-    "command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]]
+    "command",
+    [
+        ["sync"],
+        ["status"],
+        ["sql", "SELECT 1"],
+        ["generate"],
+        ["base", "orders"],
+        ["reconcile", "orders"],
+    ],
 )
 def test_every_command_refuses_a_missing_configuration_with_2(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +220,15 @@ def test_every_command_refuses_a_missing_configuration_with_2(
 
 
 @pytest.mark.parametrize(
-    "command", [["sync"], ["status"], ["sql", "SELECT 1"], ["generate"], ["base", "orders"]]
+    "command",
+    [
+        ["sync"],
+        ["status"],
+        ["sql", "SELECT 1"],
+        ["generate"],
+        ["base", "orders"],
+        ["reconcile", "orders"],
+    ],
 )
 def test_every_command_takes_the_configuration_by_option_before_variable(
     command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +241,20 @@ def test_every_command_takes_the_configuration_by_option_before_variable(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["fly"], ["sync", "--fast"], ["sql"], ["init"], ["status", "--format", "xml"]]
+    "words",
+    [
+        [],
+        ["fly"],
+        ["sync", "--fast"],
+        ["sql"],
+        ["init"],
+        ["status", "--format", "xml"],
+        ["reconcile"],
+        ["reconcile", "orders", "--method", "guess"],
+        ["reconcile", "orders", "--sample", "0"],
+        ["reconcile", "orders", "--method", "scan", "--sample", "10"],
+        ["reconcile", "ordrs"],
+    ],
 )
 def test_wrong_use_exits_2(words: list[str], folder: Path) -> None:
     assert run(*words).exit_code == 2
@@ -298,6 +370,104 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "Error: No permission.\nWhat to do: Ask.\n" in done.stderr
     assert time.monotonic() - began < 30
+
+
+# ------------------------------------------------------------------------------------ reconcile
+
+
+@pytest.fixture
+def reconciling(folder: Path) -> FakeParts:
+    """A warehouse stands where the configuration says."""
+    (folder / "warehouse").mkdir()
+    (folder / "warehouse" / "catalog.sqlite").touch()
+    return FakeParts()
+
+
+def test_reconcile_exits_0_where_all_is_equal_and_shows_the_counts(reconciling: FakeParts) -> None:
+    result = run("reconcile", "Orders", parts=reconciling)
+    assert result.exit_code == 0
+    assert reconciling.reconciled == [("orders", None, 1_000, None)]
+    assert "orders by scan, from 2026-11-23 12:00:00Z to 2026-11-23 12:01:00Z" in result.stdout
+    assert "1,250 RCU" in result.stdout
+    assert "orders: equal" in result.stdout
+    assert "5,000 of about 20,000 items" in result.stderr
+
+
+def test_reconcile_exits_1_and_shows_both_sides_of_each_difference(reconciling: FakeParts) -> None:
+    reconciling.found = UNEQUAL
+    result = run("reconcile", "orders", parts=reconciling)
+    assert result.exit_code == 1
+    assert "orders: 3 differences" in result.stdout
+    assert "These are the first 2." in result.stdout
+    [row] = [line for line in result.stdout.splitlines() if '"S":"a"' in line]
+    assert '{"pk":{"S":"a"},"n":{"N":"1"}}' in row
+    assert "(not there)" in row
+    assert "\x1b" not in result.stdout, "data steers no terminal"
+
+
+def test_reconcile_as_json_is_one_object_and_nothing_else(reconciling: FakeParts) -> None:
+    reconciling.found = UNEQUAL
+    result = run("reconcile", "orders", "--format", "json", parts=reconciling)
+    assert result.exit_code == 1
+    shown = json.loads(result.stdout)
+    assert (shown["model"], shown["method"], shown["equal"]) == ("orders", "scan", False)
+    assert shown["began_at"] == "2026-11-23T12:00:00+00:00"
+    assert shown["counts"] == {
+        "source_items": 19_999,
+        "warehouse_items": 19_999,
+        "equal": 19_998,
+        "missing": 1,
+        "extra": 1,
+        "different": 0,
+        "latest_items": 20_000,
+        "latest_different": 1,
+        "unsettled": 0,
+    }
+    assert shown["differences"][0] == {
+        "kind": "missing",
+        "key": '{"pk":{"S":"a"}}',
+        "source": '{"pk":{"S":"a"},"n":{"N":"1"}}',
+        "warehouse": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["--method", "export"], ("orders", "export", 1_000, None)),
+        (["--method", "sample"], ("orders", "sample", 1_000, None)),
+        (["--sample", "50"], ("orders", "sample", 50, None)),
+        (["--method", "scan", "--max-rcu", "12.5"], ("orders", "scan", 1_000, 12.5)),
+    ],
+)
+def test_reconcile_passes_on_how_to_read_the_table(
+    reconciling: FakeParts, words: list[str], asked: tuple[str, str, int, float | None]
+) -> None:
+    assert run("reconcile", "orders", *words, parts=reconciling).exit_code == 0
+    assert reconciling.reconciled == [asked]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Terminal("orders: has no epoch yet.", "Read its base first."), 1),
+        (ConfigError("orders: an export needs a bucket.", "Scan."), 2),
+    ],
+)
+def test_reconcile_says_why_it_cannot(
+    reconciling: FakeParts, error: TailraceError, code: int
+) -> None:
+    reconciling.reconcile_fails = error
+    result = run("reconcile", "orders", parts=reconciling)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert f"Error: {error.message}" in result.stderr
+    assert f"What to do: {error.remedy}" in result.stderr
+
+
+def test_reconcile_without_a_warehouse_says_what_to_do(folder: Path) -> None:
+    result = run("reconcile", "orders")
+    assert result.exit_code == 1
+    assert "There is no warehouse yet" in result.stderr
 
 
 # --------------------------------------------------------------------------------------- repair

@@ -22,11 +22,22 @@ from assets.coverage import coverage_result
 from assets.freshness import ERROR_SECONDS, WARN_SECONDS, freshness_result
 from assets.manifest import manifest_for
 from assets.metadata import base_metadata, changes_metadata, failure, progress_text
+from assets.reconciliation import reconciliation_result
 from orchestration.code_location import build_definitions
 from orchestration.launcher import LOCKS
 from tailrace.config import Config, load_config
 from tailrace.errors import AccessDenied, ConfigError
-from tailrace.model import BaseProgress, BaseResult, DrainResult, Gap, PassRecord, TableStatus
+from tailrace.model import (
+    BaseProgress,
+    BaseResult,
+    Difference,
+    Differences,
+    DrainResult,
+    Gap,
+    PassRecord,
+    Reconciliation,
+    TableStatus,
+)
 
 ROOT = Path(__file__).parents[2]
 HOLD_LOCK = """
@@ -119,6 +130,22 @@ def test_the_sensor_is_on_and_the_schedule_of_data_tests_is_off(defs: dg.Definit
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
 
 
+def test_a_reconciliation_is_part_of_its_own_job_and_of_no_other(defs: dg.Definitions) -> None:
+    def checks(job: str) -> set[str]:
+        graph = defs.resolve_job_def(job).asset_layer.asset_graph
+        return {key.name for key in graph.asset_check_keys}
+
+    assert checks("reconcile") == {"reconciliation"}
+    assert not defs.resolve_job_def("reconcile").asset_layer.executable_asset_keys
+    for other in ("bootstrap", "minute", "dbt_tests"):
+        assert "reconciliation" not in checks(other)
+    key = dg.AssetCheckKey(dg.AssetKey(["orders", "changes"]), "reconciliation")
+    op = defs.resolve_asset_graph().get(key)
+    assert op is not None
+    schedule = defs.resolve_schedule_def("reconcile_weekly")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+
+
 def test_production_wants_a_manifest_that_was_built_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +212,30 @@ def test_the_workspace_names_the_module(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # ------------------------------------------------------------------- what people see of a result
+
+
+def test_a_reconciliation_shows_counts_and_a_few_keys_and_no_item() -> None:
+    shown = tuple(
+        Difference("different", f'{{"pk":{{"S":"k{number}"}}}}', '{"secret": 1}', '{"secret": 2}')
+        for number in range(20)
+    )
+    found = Differences(80, 0, 0, 300, 100, 0, shown)
+    result = reconciliation_result(Reconciliation("orders", "scan", NOW, NOW, found, 12.0, 3.0))
+    assert not result.passed
+    assert result.description == (
+        "300 differences. `tailrace reconcile orders` shows both sides of each."
+    )
+    assert result.metadata["different"].value == 300
+    assert len(result.metadata["first differences"].records) == 10
+    assert "secret" not in repr(result)
+
+
+def test_an_equal_reconciliation_says_how_much_was_compared() -> None:
+    found = Differences(80, 0, 0, 0, None, 0, ())
+    result = reconciliation_result(Reconciliation("orders", "scan", NOW, NOW, found, 0.0, 65.0))
+    assert result.passed
+    assert result.description == "80 items compared by scan in 1 min 5 s: all are equal."
+
 
 STATUS = TableStatus("orders", "Orders-2", 1, "live", 120, 100, NOW, 12.0, 4, 8, 8)
 

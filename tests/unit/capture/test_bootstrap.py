@@ -389,5 +389,5 @@ def test_files_are_grouped_by_items_and_by_number(monkeypatch: pytest.MonkeyPatc
         bootstrap.ExportFile(f"f{number}", items, None)
         for number, items in enumerate([4, 4, 4, 1, 25, 0, 0, 0, 0])
     ]
-    grouped = [[file.items for file in batch] for batch in bootstrap._batches(files)]
+    grouped = [[file.items for file in batch] for batch in bootstrap.batches_of(files)]
     assert grouped == [[4, 4, 4], [1, 25], [0, 0, 0], [0]]
