@@ -27,7 +27,7 @@ first_live as (
 overlapping as (
     select distinct epoch
     from {{ epochs.include(database=false) }}
-    where model = '{{ model }}' and detail->>'$.overlaps' = 'true'
+    where model = '{{ model }}' and (detail->>'$.overlaps') = 'true'
 )
 
 select
