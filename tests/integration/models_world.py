@@ -171,7 +171,7 @@ class Table:
         con = self.con
         con.execute("BEGIN")
         con.executemany(
-            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, now())",
+            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, false, now())",
             [[r.batch, r.version, r.epoch, r.op, r.key, r.image, r.at, r.by_ttl] for r in landed],
         )
         known = con.execute(
