@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import capture, merge, minute
+from bench import capture, merge, minute, proof
 from bench.report import Figure, as_json, show
 
 WIDTH = 110
-NAMES = ("export", "scan", "drain", "merge", "minute")
+NAMES = ("export", "scan", "drain", "proof", "merge", "minute")
 
 
 def main() -> int:
@@ -46,6 +46,8 @@ def _run(
         return merge.run(merge.SMALL if options.small else merge.Size(), tell)
     if name == "minute":
         return minute.run(minute.SMALL if options.small else minute.Size(), tell)
+    if name == "proof":
+        return proof.run(proof.SMALL if options.small else proof.Size(), cache, tell)
     size = capture.SMALL if options.small else capture.Size()
     size = replace(size, pairs=options.pairs or size.pairs)
     if options.items:

@@ -140,7 +140,7 @@ def _base(config: Config, model: str, rows: int) -> None:
         log._con.execute(f"""
             INSERT INTO changes.{model}
             SELECT 1, '0000010' || repeat('0', 40), 1, 'READ', '{{"pk":{{"S":"k-' || n || '"}}}}',
-                {_ITEM}, NULL, now(), false, now()
+                {_ITEM}, NULL, now(), false, false, now()
             FROM range({rows}) AS made(n)""")
         log.commit(model, Commit(epoch, state=BASE_COMPLETE, at=now))
         _seen(log, model)

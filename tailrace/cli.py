@@ -76,6 +76,8 @@ STATUS_KEYS = (
     "gaps",
 )
 
+LIST_TABLES = "SELECT table_schema, table_name FROM information_schema.tables"
+
 OnProgress = Callable[[BaseProgress], None]
 
 
@@ -519,7 +521,7 @@ def sql(
     settings = ctx.obj.config(config)
     query = sys.stdin.read() if query == "-" else query
     if not query.strip():
-        raise ConfigError("The query is empty.", 'For example: tailrace sql "SHOW ALL TABLES"')
+        raise ConfigError("The query is empty.", f'For example: tailrace sql "{LIST_TABLES}"')
     if not _warehouse_exists(settings):
         raise Terminal(
             f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
@@ -659,8 +661,8 @@ def _sql_errors_explained() -> Iterator[None]:
             raise
         raise Terminal(
             str(error),
-            'Correct the query. `tailrace sql "SHOW ALL TABLES"` lists what there is; the '
-            "warehouse is opened read-only.",
+            f'Correct the query. `tailrace sql "{LIST_TABLES}"` lists what there is; the warehouse'
+            " is opened read-only.",
         ) from error
 
 

@@ -23,6 +23,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -103,6 +104,13 @@ class AwsConfig(_Settings):
 
 class Warehouse(_Settings):
     """Where the DuckLake lives and what DuckDB may use to work on it."""
+
+    _aws: AwsConfig = PrivateAttr(default_factory=AwsConfig)
+
+    @property
+    def aws(self) -> AwsConfig:
+        """Region and profile for files on S3: those of the whole file."""
+        return self._aws
 
     catalog: str = _field(
         "sqlite:PATH, or postgres:dbname=… host=… (the password in PGPASSWORD)",
@@ -396,6 +404,11 @@ class Config(_Settings):
     @classmethod
     def _default_in_folder(cls, value: Any) -> Any:
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _warehouse_uses_the_same_aws(self) -> Config:
+        self.warehouse._aws = self.aws
+        return self
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -103,12 +103,13 @@ def is_older_than_base(head: Head, part: Part) -> bool:
     return unproven and head.positions[part].epoch < head.epoch.number
 
 
-def is_noted(head: Head) -> bool:
-    """True where a gap was stored since the newest epoch was opened and since the last proof."""
+def is_noted(head: Head, reason: str) -> bool:
+    """True where a gap was stored for the same reason since the newest epoch was opened and since
+    the last proof."""
     assert head.epoch is not None
     proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
     since = max(proof, head.epoch.opened_at)
-    return any(gap.found_at >= since for gap in head.gaps)
+    return any(gap.found_at >= since and gap.reason == reason for gap in head.gaps)
 
 
 def expired_by_age(head: Head, position: Position, now: datetime) -> bool:

@@ -93,7 +93,7 @@ def renew_s3_secret(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Non
     # The one place where lake/ asks sources/: whose credentials these are is boto3's business.
     from tailrace.sources.aws import s3_access
 
-    access = s3_access()
+    access = s3_access(warehouse.aws)
     options = {
         "KEY_ID": literal(access.key_id),
         "SECRET": literal(access.secret),

@@ -160,7 +160,8 @@ class Comparison:
         the newest full base and not in it was deleted meanwhile."""
         floor = max((number for number, kind in live.items() if kind == "full"), default=0)
         waiting = bound(
-            "SELECT epoch FROM tailrace.epochs WHERE model = ? AND (detail->>'$.overlaps') = 'true'",
+            "SELECT epoch FROM tailrace.epochs WHERE model = ?"
+            " AND (detail->>'$.overlaps') = 'true'",
             [self._model],
         )
         visible = (

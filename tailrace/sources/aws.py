@@ -111,9 +111,10 @@ class S3Access:
     endpoint: str | None
 
 
-def s3_access() -> S3Access:
-    """boto3's credentials, region and endpoint for S3 now. Raises Terminal without credentials."""
-    session = boto3.Session(region_name=_region(None))
+def s3_access(settings: AwsConfig) -> S3Access:
+    """boto3's credentials, region and endpoint for S3 now. Raises Terminal without credentials,
+    ConfigError where no such profile is configured."""
+    session = _session(settings)
     credentials = session.get_credentials()
     if credentials is None:
         raise Terminal("No AWS credentials for the warehouse's S3 files.", CREDENTIALS_REMEDY)
@@ -132,21 +133,22 @@ def _region(configured: str | None) -> str | None:
     return configured or os.environ.get("AWS_REGION") or None
 
 
+def _session(settings: AwsConfig) -> boto3.Session:
+    try:
+        return boto3.Session(region_name=_region(settings.region), profile_name=settings.profile)
+    except ProfileNotFound as error:
+        raise ConfigError(
+            str(error), "Name a profile of ~/.aws/config in aws.profile or AWS_PROFILE."
+        ) from error
+
+
 class Aws:
     """Clients of one account and region, and AWS's time as its answers tell it.
 
     Thread-safe. Raises ConfigError where no region or no such profile is configured."""
 
     def __init__(self, settings: AwsConfig | None = None) -> None:
-        settings = settings or AwsConfig()
-        try:
-            self._session = boto3.Session(
-                region_name=_region(settings.region), profile_name=settings.profile
-            )
-        except ProfileNotFound as error:
-            raise ConfigError(
-                str(error), "Name a profile of ~/.aws/config in aws.profile or AWS_PROFILE."
-            ) from error
+        self._session = _session(settings or AwsConfig())
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         self._seen: tuple[datetime, float] | None = None

@@ -60,13 +60,15 @@ class Row:
 
 @dataclass
 class Table:
-    """One table's log: what was landed, in the warehouse (`con`) and for the reference. `clock` is
-    when the next thing happens: a change, the reading of a base, an epoch's going live."""
+    """One table's log: what was landed, in the warehouse (`con`) and for the reference. Attributes
+    of the `key` are texts, or `numbers`. `clock` is when the next thing happens: a change, the
+    reading of a base, an epoch's going live."""
 
     config: Config
     con: duckdb.DuckDBPyConnection
     model: str
     key: tuple[str, ...] = ("pk",)
+    numbers: tuple[str, ...] = ()
     batch: int = 0
     clock: datetime = datetime(2026, 11, 1, tzinfo=UTC)
     rows: list[Row] = field(default_factory=list)
@@ -85,14 +87,15 @@ class Table:
         create_control_tables(con)
         create_log(con, self.model)
         self.batch += 1
-        schema = json.dumps([{"name": name, "type": "S"} for name in self.key])
+        kinds = {name: "N" if name in self.numbers else "S" for name in self.key}
+        schema = json.dumps([{"name": name, "type": kind} for name, kind in kinds.items()])
         con.execute(
             "INSERT INTO tailrace.tables VALUES (?, ?, ?, NULL, NULL, ?, NULL, NULL, now())",
             [self.model, self.batch, self.model, schema],
         )
         self._epoch(con, epoch, kind, "open")
         if self.batch == 1:
-            self.seen += [(1, name, "S") for name in self.key]
+            self.seen += [(1, name, kind) for name, kind in kinds.items()]
 
     def go_live(self, epoch: int, kind: str = "full") -> None:
         """Takes an epoch live: a batch of its own."""
@@ -168,7 +171,7 @@ class Table:
         con = self.con
         con.execute("BEGIN")
         con.executemany(
-            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, now())",
+            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, false, now())",
             [[r.batch, r.version, r.epoch, r.op, r.key, r.image, r.at, r.by_ttl] for r in landed],
         )
         known = con.execute(
@@ -371,7 +374,7 @@ def _replaced(table: Table, row: Row, following: Row | None) -> datetime | None:
 
 def _tells(table: Table, base: Row, change: Row) -> bool:
     """Whether a change that had landed when the base's epoch went live makes its row needless."""
-    if change.epoch != base.epoch or change.phase == 0:
+    if base.phase == 1 or change.phase == 0 or change.epoch != base.epoch:
         return False
     if change.batch > table.live[base.epoch][0]:
         return False

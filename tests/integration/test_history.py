@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("history")
     (folder / "warehouse").mkdir()
     models = [f"things_{number:02d}" for number in range(MODELS)]
-    config = write_config(folder, folder / "dbt_project", models)
+    config = write_config(folder, folder / "dbt_project", [*models, "orders", "customers"])
     generate(config)
     with working_on(config) as con:
         con.execute("USE lake")
@@ -208,6 +209,22 @@ def test_a_base_that_is_read_again_tells_only_what_is_new(things: Table) -> None
         (25, None, "touched", 2, "MODIFY"),
         (0, 41, "vanished", 1, "READ"),
         (41, None, "vanished", None, "REMOVE"),
+    ]
+    assert history_differences(things) == []
+
+
+def test_an_item_that_vanished_and_came_back_as_it_was_has_two_lives(things: Table) -> None:
+    started(things, item("a", x=n(1)), item("b", x=n(1)))
+    for epoch, keys in ((2, "b"), (3, "ab"), (4, "ab")):
+        things.open(epoch)
+        things.after(10).base(epoch, *(item(key, x=n(1)) for key in keys))
+        things.after(10).go_live(epoch)
+    merge(things)
+    assert life(things, "pk, x, _op") == [
+        (0, 20, "a", 1, "READ"),
+        (20, 30, "a", None, "REMOVE"),
+        (30, None, "a", 1, "READ"),
+        (0, None, "b", 1, "READ"),
     ]
     assert history_differences(things) == []
 
@@ -393,6 +410,65 @@ def test_the_past_of_now_is_the_public_model(things: Table) -> None:
         )
         == public
     )
+
+
+# ---------------------------------------------------------------------------- what is documented
+
+
+def test_the_queries_of_the_analysts_page_run_and_find_something(world: World) -> None:
+    orders = Table(
+        world.config, world.con, "orders", ("customer_id", "order_id"), numbers=("order_id",)
+    )
+    customers = Table(world.config, world.con, "customers", ("customer_id",))
+    long_ago = START - timedelta(days=30)
+    for table in (orders, customers):
+        table.clock = long_ago
+    started(customers, customer("new"))
+    started(orders, order(2, "open"), order(3, "open"))
+    orders.after(60).stream(1, (1, order(2, "paid"), order(2)))
+    orders.clock = datetime.now(UTC) - timedelta(minutes=2)
+    orders.stream(1, (2, order(4, "open"), order(4)))
+    orders.stream(1, (3, None, order(3)), by_ttl=True)
+    customers.clock = orders.clock + timedelta(seconds=1)
+    customers.stream(1, (1, customer("gold"), customer("gold")))
+    merge(orders, customers)
+    found = {sql: query(world.con, sql) for sql in documented_queries()}
+    assert [sql for sql, rows in found.items() if not rows] == []
+    shown = {sql.splitlines()[0]: rows for sql, rows in found.items()}
+    assert [
+        row["_op"]
+        for row in shown[
+            "-- the life of one item (a condition on the key is quick: only its rows are read)"
+        ]
+    ] == ["READ", "MODIFY"]
+    joined = shown["-- each order with what its customer was like when it was placed"]
+    assert {row["segment"] for row in joined} == {"new"}
+
+
+def order(number: int, status: str = "") -> dict[str, Any]:
+    key = {"customer_id": {"S": "c-00002"}, "order_id": n(1_000_000_000 + number)}
+    return key | {
+        "status": {"S": status},
+        "total": {"N": "1.50"},
+        "address": {"M": {"city": {"S": "Wien"}}},
+        "lines": {"L": [{"M": {"sku": {"S": "weir-1"}, "quantity": n(2)}}]},
+        "tags": {"SS": ["weir"]},
+        "ratings": {"NS": ["5"]},
+        "Status": {"S": "a twin"},
+        "mixed": {"S": "x"} if number % 2 else n(number),
+    }
+
+
+def customer(segment: str) -> dict[str, Any]:
+    return {"customer_id": {"S": "c-00002"}, "segment": {"S": segment}}
+
+
+def documented_queries() -> list[str]:
+    """The SQL of docs/analysts.md, statement by statement; an hour ago there was no warehouse."""
+    page = (Path(__file__).parents[2] / "docs" / "analysts.md").read_text()
+    blocks = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    text = "".join(blocks).replace("(TIMESTAMP => now() - INTERVAL 1 HOUR)", "(TIMESTAMP => now())")
+    return [sql.strip() for sql in text.split(";\n") if sql.strip()]
 
 
 # ------------------------------------------------------------------------------ what may go wrong

@@ -261,7 +261,7 @@ def test_what_lands_while_a_merge_runs_waits_for_the_next_one(things: Table) -> 
         " table_id, stream_arn, detail, now() from lake.tailrace.epochs"
         f" where model = '{things.model}' and epoch = 2;"
         f" insert into lake.changes.{things.model} select {change}, '000002199', 2, 'MODIFY', key,"
-        f" image, null, now(), false, now() from lake.changes.{things.model}"
+        f" image, null, now(), false, false, now() from lake.changes.{things.model}"
         f" where batch = {base} and key like '%old%'"
     )
     file.write_text(model.replace("unique_key='_key'", f'pre_hook="{landing}"'))

@@ -458,3 +458,12 @@ def test_a_file_that_is_not_there_or_not_readable_says_what_to_do(tmp_path: Path
     (tmp_path / "latin.yaml").write_bytes(b"tables: \xe9\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "latin.yaml")
+
+
+def test_the_warehouse_s_files_are_reached_with_the_profile_and_region_of_the_tables(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tailrace.yaml"
+    path.write_text("aws: {region: eu-west-1, profile: etl}\ntables: [{name: Orders}]\n")
+    warehouse = load_config(path).warehouse
+    assert (warehouse.aws.region, warehouse.aws.profile) == ("eu-west-1", "etl")
