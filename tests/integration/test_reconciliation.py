@@ -4,9 +4,6 @@ damage to the warehouse is found, with both sides."""
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 
 from assets import manifest, reconciliation
 from orchestration.code_location import build_definitions
-from sandbox.workload import churn, create_table, put_all
+from sandbox.workload import create_table, put_all
 from tailrace.capture import reconcile
 from tailrace.config import Config
 from tailrace.engine import Engine

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import dbt.adapters.duckdb  # imported for the forks, as is the rest of dbt
+import dbt.adapters.duckdb
 import dbt.cli.main
-import dbt.task.run
+import dbt.task.run  # noqa: F401
 
 from tailrace.capture import bootstrap, stage
 from tailrace.config import Config, load_config
