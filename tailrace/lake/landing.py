@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from tailrace.lake.sql import literal, literals, pointer
-from tailrace.lake.version import BASE_PHASE, STREAM_PHASE, version_sql
+from tailrace.lake.version import BASE_PHASE, PRIOR_PHASE, STREAM_PHASE, version_sql
 from tailrace.model import LOOKED_UP, KeyAttribute, Shape
 
 # The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
@@ -27,16 +28,18 @@ def rows_sql(
     files: Sequence[str],
     key: Sequence[KeyAttribute],
     epoch: int,
-    read_at: str | None,
+    read_at: datetime | None,
+    prior_until: datetime | None = None,
 ) -> str:
     """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up)
-    over the staged `files`. `read_at` is the ISO time at which a full base was read."""
+    over the staged `files`. `read_at` is when a full base was read; stream records older than
+    `prior_until` come before the epoch's base and so belong to the epoch before it."""
     source = (
         f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(source, key, epoch)
+        return _stream_records(source, key, epoch, prior_until)
     if shape is Shape.INCREMENTAL_LINES:
         return _incremental_lines(source, key, epoch)
     prefix = ("Item",) if shape is Shape.EXPORT_LINES else ()
@@ -49,7 +52,7 @@ def rows_sql(
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
             'READ' AS op, {_key_sql(key)} AS key, {image} AS image, NULL::JSON AS old_image,
-            {literal(read_at)}::TIMESTAMPTZ AS changed_at, false AS ttl_expired,
+            {_time(read_at)} AS changed_at, false AS ttl_expired,
             false AS looked_up
         FROM (SELECT json AS line, json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
@@ -74,7 +77,9 @@ def _incremental_lines(source: str, key: Sequence[KeyAttribute], epoch: int) -> 
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
-def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
+def _stream_records(
+    source: str, key: Sequence[KeyAttribute], epoch: int, prior_until: datetime | None
+) -> str:
     paths = [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
     names = ["new", "old", "event", "sequence", "time", "principal", "Principal", "looked_up"]
     paths += [
@@ -94,8 +99,14 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
     removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
     principal = f"coalesce({v['principal']}, {v['Principal']})"
     position = f"trim({v['sequence']}, {literal(QUOTE)})"
+    version, number = version_sql(epoch, STREAM_PHASE, position), str(epoch)
+    if prior_until is not None:
+        prior = f"{v['time']}::DOUBLE < {prior_until.timestamp()}"
+        before = version_sql(epoch, PRIOR_PHASE, position)
+        version = f"CASE WHEN {prior} THEN {before} ELSE {version} END"
+        number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
     return f"""
-        SELECT {version_sql(epoch, STREAM_PHASE, position)} AS version, {epoch} AS epoch,
+        SELECT {version} AS version, {number} AS epoch,
             trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key)} AS key,
             CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
             to_timestamp({v["time"]}::DOUBLE) AS changed_at,
@@ -103,6 +114,10 @@ def _stream_records(source: str, key: Sequence[KeyAttribute], epoch: int) -> str
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
             {v["looked_up"]} IS NOT NULL AS looked_up
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
+
+
+def _time(at: datetime | None) -> str:
+    return f"{literal(at.isoformat() if at else None)}::TIMESTAMPTZ"
 
 
 def _key_sql(key: Sequence[KeyAttribute]) -> str:

@@ -238,8 +238,10 @@ class ChangeLog:
     ) -> None:
         staged = commit.staged
         assert staged is not None
-        read_at = staged.read_at.isoformat() if staged.read_at else None
-        rows = rows_sql(staged.shape, staged.files, key, commit.epoch.number, read_at)
+        epoch = commit.epoch
+        rows = rows_sql(
+            staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until
+        )
         log = ident(CHANGES, model)
         try:
             landed = con.execute(

@@ -430,6 +430,7 @@ def test_any_arrangement_of_batches_and_merges_ends_like_the_reference(
 
 class RandomLog:
     """A log that grows by random batches: late versions, re-inserts, base rows after stream rows,
+    stream rows from before the base,
     epochs that open, overlap and go live, new attributes, now and then a new type."""
 
     NAMES = ("a", "A", "b.c", "d", "_key", "total")
@@ -473,7 +474,8 @@ class RandomLog:
             key = str(self.random.randrange(12))
             new = None if self.random.random() < 0.3 else self._item(key)
             changes.append((self._next_position(), new, item(key)))
-        self.table.stream(self.epoch, *changes)
+        prior = self.state == "open" and self.kind == "full" and self.random.random() < 0.4
+        self.table.stream(self.epoch, *changes, prior=prior)
 
     def _next_position(self) -> int:
         """The next one; or one that was left out before, which now comes late."""
