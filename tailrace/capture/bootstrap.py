@@ -114,7 +114,7 @@ def open_export_epoch(
     """Opens an epoch whose base is an export; `shards` are those of its stream.
 
     Raises Terminal, and opens nothing, where point-in-time recovery is off."""
-    export.latest_time()
+    retried(export.latest_time, run.clock)
     detail = {"adopted": export.adopted, "export_arn": export.adopted}
     return _open(run, table, "export", detail, shards)
 
