@@ -201,13 +201,13 @@ class Engine:
     def _exports_from(self, config: Table, begin: datetime) -> bool:
         if config.repair_base is None:
             return False
-        window = point_in_time_recovery(self._aws, config.name)
+        window = retried(lambda: point_in_time_recovery(self._aws, config.name), self._clock)
         return window is not None and window[0] <= begin
 
     def _source(self, config: Table) -> TableDescription:
         """The table as it is, with a usable stream; what is left of the stream that the ledger
         followed so far is read first."""
-        table = describe_table(self._aws, config.name)
+        table = self._describe(config)
         require_stream(table)
         epoch = self._log.head(config.model).epoch
         if epoch is not None and epoch.stream_arn != table.stream_arn:
@@ -303,9 +303,12 @@ class Engine:
 
     def _described(self, config: Table) -> TableDescription | None:
         try:
-            return describe_table(self._aws, config.name)
+            return self._describe(config)
         except SourceMissing:
             return None
+
+    def _describe(self, config: Table) -> TableDescription:
+        return retried(lambda: describe_table(self._aws, config.name), self._clock)
 
     def peek(self, models: Sequence[str]) -> dict[str, str]:
         """For each table, why it is due for a drain, or an empty text. Cheap: no records are
@@ -342,7 +345,7 @@ class Engine:
         method = method or config.base.method
         _refuse_method(config, method, sample, max_rcu)
         live = reconcile.require_live(config.model, self._log.head(config.model))
-        table = describe_table(self._aws, config.name)
+        table = self._describe(config)
         reconcile.require_same(config.model, live, table)
         with (
             self._bootstrap(config) as run,

@@ -115,7 +115,7 @@ def open_export_epoch(
 
     Raises Terminal, and opens nothing, where point-in-time recovery is off, or the export that
     is to be adopted cannot be found."""
-    export.latest_time()
+    retried(export.latest_time, run.clock)
     detail: dict[str, Any] = {"adopted": export.adopted, "export_arn": export.adopted}
     earlier, arn = run.log.head(run.model).epochs, table.stream_arn or ""
     if not _is_followed(earlier, arn):
