@@ -273,11 +273,13 @@ def _account(
             gap = coverage.broken(head, now, reason)
     if gap is None and not lost:
         return head
-    ends = tuple(
+    # From here on the ledger knows them, as ended: the next pass misses none of them again.
+    unseen = [part_of(epoch.stream_arn, parent) for parent in parents]
+    ends = [
         PartProgress(part, head.positions[part].at, head.positions[part].at, True, 0, 0)
         for part in lost
-    )
-    log.commit(model, Commit(epoch, parts=ends, gap=gap))
+    ] + [PartProgress(part, None, None, True, 0, 0) for part in unseen]
+    log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
     return log.head(model)
 
 
