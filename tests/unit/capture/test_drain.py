@@ -387,6 +387,22 @@ def test_a_generation_that_came_and_went_unseen_is_a_gap(run: Run) -> None:
     assert landed(store) == keys(1, 3)
 
 
+def test_a_generation_that_came_and_went_unseen_is_noted_once(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1], closed=True), FakeShard("b", parent="a"))
+    stream.all["b"].closed = True
+    assert not run(log, stream, later(0.1)).reached_tip
+    stream.all["d"] = FakeShard("d", [3], parent="c")
+
+    def killed(read: int) -> None:
+        raise Killed
+
+    stream.before_read = killed
+    for hours in (0.2, 0.3):
+        with pytest.raises(Killed):
+            run(log, stream, later(hours))
+    assert len(store.gaps) == 1
+
+
 def test_parents_older_than_the_first_listing_are_no_gap(run: Run) -> None:
     _, _, stream = live_log(run, FakeShard("b", [1], parent="a"))
     assert stream.all["b"].parent == "a"
