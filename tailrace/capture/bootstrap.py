@@ -10,12 +10,10 @@ stream's coverage begins anew, by incremental exports, each a window of at most 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import math
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -30,7 +28,7 @@ from tailrace.capture.retry import retried
 from tailrace.capture.shards import part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
-from tailrace.errors import RESTORE_OR_RESTART, CorruptExport, Retryable, Terminal
+from tailrace.errors import Retryable, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
     FULL,
@@ -325,8 +323,8 @@ def read_export(run: Bootstrap, export: Export, table: TableDescription) -> Base
     Raises Terminal where the export failed, is of another table or too old, CorruptExport where
     what lies in S3 is not what AWS wrote; nothing of a bad file lands."""
     started = run.clock.monotonic()
-    epoch = _require_open(run.log.head(run.model))
-    epoch, state = _finished_export(run, export, table, epoch)
+    head = run.log.head(run.model)
+    epoch, state = _finished_export(run, export, table, _require_open(head))
     manifest = retried(lambda: export.manifest(state), run.clock)
     _check_export(run.model, epoch, table, state, manifest)
     return _loaded(run, export, epoch, Shape.EXPORT_LINES, [(state, manifest)], started)
@@ -625,34 +623,10 @@ def _load_batch(loading: _Loading, batch: list[ExportFile], paths: list[Path]) -
         )
         for file, path in zip(batch, paths, strict=True)
     )
-    # An empty partition's file holds nothing, sometimes not even a gzip header.
     filled = tuple(str(path) for file, path in zip(batch, paths, strict=True) if file.items)
     rows = sum(file.items for file in batch)
     staged = Staged(loading.shape, filled, rows, loading.read_at) if filled else None
-    try:
-        loading.run.log.commit(loading.run.model, Commit(loading.epoch, parts, staged))
-    except Terminal as error:
-        for file, path in zip(batch, paths, strict=True):
-            _blame(file, path, error)
-        raise
-
-
-def _blame(file: ExportFile, path: Path, error: Terminal) -> None:
-    """Raises CorruptExport if it is this file that could not be loaded."""
-    try:
-        with gzip.open(path) as lines:
-            found = sum(1 for line in lines if line.strip())
-    except (OSError, EOFError, zlib.error) as broken:
-        raise CorruptExport(
-            f"{file.key} is not a whole gzip file: {broken}.",
-            "It was truncated or altered after the export. Nothing of it was loaded. "
-            + RESTORE_OR_RESTART,
-        ) from error
-    if found != file.items:
-        raise CorruptExport(
-            f"{file.key} holds {found} items, but its manifest counts {file.items}.",
-            "It was altered after the export. Nothing of it was loaded. " + RESTORE_OR_RESTART,
-        ) from error
+    loading.run.log.commit(loading.run.model, Commit(loading.epoch, parts, staged))
 
 
 # ----------------------------------------------------------------------------------- progress

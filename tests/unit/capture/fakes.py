@@ -28,6 +28,7 @@ from tailrace.model import (
     TableDescription,
     Window,
 )
+from tailrace.sources.export import unpack
 from tests.simulation.memory_log import MemoryLog, Store
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -251,8 +252,9 @@ class FakeExport:
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
         self.fetched.append(file.key)
-        path = folder / file.key
-        path.write_bytes((self.folder / file.key).read_bytes())
+        path = folder / file.key.removesuffix(".gz")
+        with (self.folder / file.key).open("rb") as body:
+            unpack(body, file, file.key, path)
         return path
 
 
