@@ -71,11 +71,10 @@ class Shard:
 
 
 class Shape(Enum):
-    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of a
-    full or an incremental export's data file, or records as DynamoDB Streams returns them."""
+    """What a staged file holds, one JSON object a line: items, lines of an incremental export's
+    data file, or records as DynamoDB Streams returns them."""
 
     ITEMS = "items"
-    EXPORT_LINES = "export_lines"
     INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
 
@@ -139,7 +138,7 @@ class ExportFile:
 @dataclass(frozen=True)
 class ExportManifest:
     """An export as its two manifests describe it. `export_time` is the instant of a full one's
-    state, `window` what an incremental one covers."""
+    state, `window` what an incremental one covers, `bytes` the size that AWS bills (0: untold)."""
 
     bucket: str
     table_id: str | None
@@ -147,6 +146,7 @@ class ExportManifest:
     item_count: int
     files: tuple[ExportFile, ...]
     window: Window | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ MICROSECOND = timedelta(microseconds=1)
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
 EXPORT_BATCH_ITEMS = 200_000
+EXPORT_BATCH_BYTES = 256 * 1024 * 1024
 EXPORT_BATCH_FILES = 64
 DOWNLOADS_AT_ONCE = 4
 
@@ -327,7 +328,7 @@ def read_export(run: Bootstrap, export: Export, table: TableDescription) -> Base
     epoch, state = _finished_export(run, export, table, _require_open(head))
     manifest = retried(lambda: export.manifest(state), run.clock)
     _check_export(run.model, epoch, table, state, manifest)
-    return _loaded(run, export, epoch, Shape.EXPORT_LINES, [(state, manifest)], started)
+    return _loaded(run, export, epoch, Shape.ITEMS, [(state, manifest)], started)
 
 
 def read_incremental(run: Bootstrap, export: Export, table: TableDescription) -> BaseResult:
@@ -369,7 +370,7 @@ def _loaded(
         ]
         read_at = manifest.export_time or state.export_time
         loading = _Loading(run, export, epoch, shape, manifest.bucket, source, read_at, meter)
-        _load(loading, batches_of(todo))
+        _load(loading, batches_of(manifest, todo))
 
     def flush(*, state: str | None = None, at: datetime | None = None) -> None:
         if state is not None:
@@ -552,13 +553,17 @@ def _check_window(
         )
 
 
-def batches_of(files: list[ExportFile]) -> list[list[ExportFile]]:
-    """Files in groups that are loaded in one commit each: enough items to be quick, few enough
-    to bound the scratch space and what a crash repeats."""
+def batches_of(manifest: ExportManifest, files: Sequence[ExportFile]) -> list[list[ExportFile]]:
+    """Files of an export in groups that are loaded in one commit each: enough items to be quick,
+    few enough, and by their mean size small enough, to bound the scratch space and what a crash
+    repeats."""
+    most_items = EXPORT_BATCH_ITEMS
+    if manifest.bytes:
+        most_items = min(most_items, EXPORT_BATCH_BYTES * manifest.item_count // manifest.bytes)
     batches: list[list[ExportFile]] = []
     items = 0
     for file in files:
-        if not batches or items >= EXPORT_BATCH_ITEMS or len(batches[-1]) >= EXPORT_BATCH_FILES:
+        if not batches or items >= most_items or len(batches[-1]) >= EXPORT_BATCH_FILES:
             batches.append([])
             items = 0
         batches[-1].append(file)

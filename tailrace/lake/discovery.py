@@ -1,6 +1,6 @@
 """Which attributes a landed batch holds, and of which types, found inside DuckDB.
 
-While a batch lands, each image is compared with what is known (`explained_sql`). Only a batch in
+While a batch lands, each image is compared with what is known (`watched_sql`). Only a batch in
 which an image holds more is read again: what is known already is looked up by path, all paths at
 once; a row that holds more attributes than the known paths explain is taken apart attribute by
 attribute. So a batch that brings nothing new costs no pass, and nothing new goes unseen.
@@ -71,7 +71,7 @@ def _explained_sql(known: Sequence[Attribute]) -> str:
     It is explained where its known members are as long as the whole. Each is taken in the shortest
     form that JSON has for it, so nothing else has room beside them. (A bare number may come out
     longer than it went in, but DynamoDB JSON has none: its numbers are texts.)"""
-    length = "1 + list_sum(lengths)"
+    length = "1 + list_sum(lengths)::BIGINT"
     numbers = ""
     for n, each in enumerate(known, start=1):
         around = len(f"{_json(each.path)}:{{{_json(each.type)}:}},".encode())

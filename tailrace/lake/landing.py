@@ -34,44 +34,22 @@ def rows_sql(
     members) over the staged `files`. `read_at` is the ISO time at which a full base was read.
     `members` names attributes and types: the list of that name begins with their values in the
     image, as JSON texts, NULL where the item has no such attribute of that type."""
+    source = (
+        f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
+        f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
+    )
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(_lines(files), key, epoch, members)
+        return _stream_records(source, key, epoch, members)
     if shape is Shape.INCREMENTAL_LINES:
-        return _incremental_lines(_lines(files), key, epoch, members)
-    source = _lines(files) if shape is Shape.EXPORT_LINES else _objects(files)
-    prefix = ("Item",) if shape is Shape.EXPORT_LINES else ()
-    paths = [pointer(*prefix, *member) for member in members]
-    paths += [pointer(*prefix, attribute.name) for attribute in key]
-    if shape is Shape.EXPORT_LINES:
-        paths.append(pointer(*prefix))
-        image = f"v[{len(paths)}]"
-    else:
-        image = "line"
+        return _incremental_lines(source, key, epoch, members)
+    paths = [pointer(*member) for member in members]
+    paths += [pointer(attribute.name) for attribute in key]
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
-            'READ' AS op, {_key_sql(key, len(members))} AS key, {image} AS image,
+            'READ' AS op, {_key_sql(key, len(members))} AS key, json AS image,
             NULL::JSON AS old_image, {literal(read_at)}::TIMESTAMPTZ AS changed_at,
             false AS ttl_expired, false AS looked_up, v AS members
-        FROM (SELECT line, json_extract(line, {literals(paths)}) AS v FROM {source})"""
-
-
-def _objects(files: Sequence[str]) -> str:
-    """The lines of the files as JSON: parsed once, to be sure that they are."""
-    return (
-        f"(SELECT json AS line FROM read_ndjson_objects({literals(files)},"
-        f" format = 'newline_delimited', maximum_object_size = {MAXIMUM_LINE_BYTES}))"
-    )
-
-
-def _lines(files: Sequence[str]) -> str:
-    """The lines of the files as text, for what takes its JSON out of them anyway: half the work.
-    The delimiter is a character that JSON never holds."""
-    return (
-        f"(SELECT line FROM read_csv({literals(files)}, auto_detect = false, header = false,"
-        f" columns = {{'line': 'VARCHAR'}}, delim = '\x01', quote = '', escape = '',"
-        f" max_line_size = {MAXIMUM_LINE_BYTES}, buffer_size = {2 * MAXIMUM_LINE_BYTES})"
-        " WHERE line IS NOT NULL)"
-    )
+        FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _incremental_lines(
@@ -95,7 +73,7 @@ def _incremental_lines(
             {_key_sql(key, len(members))} AS key, {new} AS image, {old} AS old_image,
             make_timestamptz({micros}::BIGINT) AS changed_at, false AS ttl_expired,
             false AS looked_up, v AS members
-        FROM (SELECT json_extract(line, {literals(paths)}) AS v FROM {source})"""
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _stream_records(
@@ -130,7 +108,7 @@ def _stream_records(
             {removed} AND {principal} IS NOT DISTINCT FROM
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
             {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
-        FROM (SELECT json_extract(line, {literals(paths)}) AS v FROM {source})"""
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _key_sql(key: Sequence[KeyAttribute], before: int) -> str:

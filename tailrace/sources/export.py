@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
-from io import RawIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -35,6 +36,10 @@ FAILED = "FAILED"
 # What is gunzipped at a time: it should fit the processor's cache.
 UNPACK_BYTES = 256 * 1024
 
+# What AWS writes around an item, and from the end of one to the beginning of the next.
+ITEM = b'{"Item":'
+BETWEEN_ITEMS = b"}\n" + ITEM
+
 # AWS's docs name the files *.checksum, its own loader reads *.md5; neither is required.
 CHECKSUM_SUFFIXES = (".checksum", ".md5")
 
@@ -48,6 +53,7 @@ FAILURES = {
 class _Summary(msgspec.Struct):
     manifestFilesS3Key: str  # noqa: N815
     itemCount: int  # noqa: N815
+    billedSizeBytes: int = 0  # noqa: N815
     outputFormat: str = "DYNAMODB_JSON"  # noqa: N815
     tableId: str | None = None  # noqa: N815
     exportTime: datetime | None = None  # noqa: N815
@@ -193,7 +199,10 @@ class TableExport:
         window = None
         if summary.exportFromTime and summary.exportToTime:
             window = Window(summary.exportFromTime, summary.exportToTime)
-        return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files, window)
+        size = summary.billedSizeBytes
+        return ExportManifest(
+            bucket, summary.tableId, summary.exportTime, total, files, window, size
+        )
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
         """Fetches a data file's lines into `folder`, as `unpack` does."""
@@ -258,19 +267,19 @@ class _Hashed(RawIOBase):
 
 
 def unpack(body: Body, file: ExportFile, name: str, path: Path) -> None:
-    """Writes the lines of the data file `name` to `path`, and checks that it is a whole gzip file
-    with the MD5 and the item count of its manifest. Raises CorruptExport, and leaves nothing."""
+    """Writes the lines of the data file `name` to `path`, an item's without its {"Item":…}, and
+    checks that it is a whole gzip file with the MD5 and the item count of its manifest. Raises
+    CorruptExport, and leaves nothing."""
     hashed = _Hashed(body)
-    found, last, broken = 0, b"\n", None
+    found, broken = 0, None
     try:
-        with igzip.GzipFile(fileobj=hashed, mode="rb") as lines, path.open("wb") as out:
-            while chunk := lines.read(UNPACK_BYTES):
-                out.write(chunk)
-                found += _newlines(chunk)
-                last = chunk[-1:]
+        with igzip.GzipFile(fileobj=hashed, mode="rb") as stream, path.open("wb") as out:
+            for lines in _whole_lines(stream):
+                text, count = _items(lines) if lines.startswith(ITEM) else _as_they_are(lines)
+                out.write(text)
+                found += count
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         broken = error
-    found += last != b"\n"
     md5 = hashed.md5()
     if file.md5 and md5 != file.md5:
         fault = f"({hashed.size} bytes) has the MD5 {md5}, but its manifest says {file.md5}."
@@ -288,13 +297,28 @@ def unpack(body: Body, file: ExportFile, name: str, path: Path) -> None:
     ) from broken
 
 
-def _newlines(text: bytes) -> int:
-    """How many lines end in the text. By find, which goes to the next one in leaps: bytes.count
-    takes four times as long, as it looks at each byte."""
-    count, at = 0, text.find(b"\n")
-    while at >= 0:
-        count, at = count + 1, text.find(b"\n", at + 1)
-    return count
+def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
+    """The text of a stream, some whole lines at a time."""
+    begun = b""
+    while chunk := stream.read(UNPACK_BYTES):
+        lines, end, begun = (begun + chunk).rpartition(b"\n")
+        if end:
+            yield lines + end
+    if begun:
+        yield begun + b"\n"
+
+
+def _items(lines: bytes) -> tuple[bytes, int]:
+    """Lines {"Item":…} without what is around the item, and how many they are.
+
+    What is left of a line is JSON only where nothing else stood in it: whoever reads the lines
+    refuses them otherwise. JSON holds no newline, so a separator is nothing but that."""
+    text = lines[len(ITEM) :].replace(BETWEEN_ITEMS, b"\n").removesuffix(b"}\n") + b"\n"
+    return text, (len(lines) - len(text)) // (len(BETWEEN_ITEMS) - 1)
+
+
+def _as_they_are(lines: bytes) -> tuple[bytes, int]:
+    return lines, lines.count(b"\n")
 
 
 def _export_refused(error: Terminal, table: TableDescription) -> Exception | None:

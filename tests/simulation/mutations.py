@@ -27,6 +27,7 @@ BOOTSTRAP = "tailrace/capture/bootstrap.py"
 COVERAGE = "tailrace/capture/coverage.py"
 STAGE = "tailrace/capture/stage.py"
 SHARDS = "tailrace/capture/shards.py"
+EXPORT = "tailrace/sources/export.py"
 STREAMS = "tailrace/sources/streams.py"
 LOG = "tailrace/lake/log.py"
 STAGED = "dbt_project/macros/staged_changes.sql"
@@ -312,9 +313,24 @@ MUTATIONS = (
     Mutation(
         "a damaged export file loaded as far as it goes",
         "No loss",
-        BOOTSTRAP,
-        "        for file, path in zip(batch, paths, strict=True):\n            _blame(",
-        "        for file, path in []:\n            _blame(",
+        EXPORT,
+        "    elif broken is not None:\n",
+        "    elif False:\n",
+    ),
+    Mutation(
+        "an export file that lacks items loaded",
+        "No loss",
+        EXPORT,
+        "    elif found != file.items:\n",
+        "    elif False:\n",
+    ),
+    Mutation(
+        "attributes that no image was searched for",
+        "Lossless",
+        LOG,
+        "        if discovery.count(con) == counted + 1:\n",
+        "        if True:\n",
+        ("tests/unit/lake/test_log.py",),
     ),
     Mutation(
         "retries that swallow an expired iterator",
