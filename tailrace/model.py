@@ -127,12 +127,13 @@ class ExportState:
 
 @dataclass(frozen=True)
 class ExportFile:
-    """One data file of an export: its key from the bucket's root, how many items it holds, and
-    the base64 MD5 of its compressed bytes."""
+    """One data file of an export: its key from the bucket's root, how many items it holds, the
+    base64 MD5 of its compressed bytes, and whether its lines are changes rather than items."""
 
     key: str
     items: int
     md5: str | None
+    incremental: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ FAILED = "FAILED"
 # What is gunzipped at a time: it should fit the processor's cache.
 UNPACK_BYTES = 256 * 1024
 
-# What AWS writes around an item, and from the end of one to the beginning of the next.
+# What AWS writes before an item of a full export; after it comes one brace.
 ITEM = b'{"Item":'
-BETWEEN_ITEMS = b"}\n" + ITEM
 
 # AWS's docs name the files *.checksum, its own loader reads *.md5; neither is required.
 CHECKSUM_SUFFIXES = (".checksum", ".md5")
@@ -66,6 +65,10 @@ class _File(msgspec.Struct):
     itemCount: int  # noqa: N815
     dataFileS3Key: str  # noqa: N815
     md5Checksum: str | None = None  # noqa: N815
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    Item: msgspec.Raw
 
 
 class TableExport:
@@ -185,8 +188,11 @@ class TableExport:
             )
         body = self._object(bucket, summary.manifestFilesS3Key)
         lines = [line for line in body.splitlines() if line.strip()]
+        window = None
+        if summary.exportFromTime and summary.exportToTime:
+            window = Window(summary.exportFromTime, summary.exportToTime)
         files = tuple(
-            ExportFile(each.dataFileS3Key, each.itemCount, each.md5Checksum)
+            ExportFile(each.dataFileS3Key, each.itemCount, each.md5Checksum, window is not None)
             for each in (_decode(_File, line, bucket, summary.manifestFilesS3Key) for line in lines)
         )
         total = sum(each.items for each in files)
@@ -196,9 +202,6 @@ class TableExport:
                 f" items, but manifest-summary.json counts {summary.itemCount}.",
                 "The manifest was altered or cut off. Nothing was loaded. " + RESTORE_OR_RESTART,
             )
-        window = None
-        if summary.exportFromTime and summary.exportToTime:
-            window = Window(summary.exportFromTime, summary.exportToTime)
         size = summary.billedSizeBytes
         return ExportManifest(
             bucket, summary.tableId, summary.exportTime, total, files, window, size
@@ -267,34 +270,34 @@ class _Hashed(RawIOBase):
 
 
 def unpack(body: Body, file: ExportFile, name: str, path: Path) -> None:
-    """Writes the lines of the data file `name` to `path`, an item's without its {"Item":…}, and
-    checks that it is a whole gzip file with the MD5 and the item count of its manifest. Raises
-    CorruptExport, and leaves nothing."""
+    """Writes what the data file `name` holds to `path`, an item or a change a line, and checks
+    that it is a whole gzip file with the MD5 and the item count of its manifest. Raises
+    CorruptExport, and leaves nothing; what reading `body` raises goes through."""
     hashed = _Hashed(body)
-    found, broken = 0, None
+    take = _changes if file.incremental else _items
+    found, fault = 0, None
     try:
         with igzip.GzipFile(fileobj=hashed, mode="rb") as stream, path.open("wb") as out:
             for lines in _whole_lines(stream):
-                text, count = _items(lines) if lines.startswith(ITEM) else _as_they_are(lines)
+                text, count = take(lines)
                 out.write(text)
                 found += count
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
-        broken = error
+        fault = f"is not a whole gzip file: {error}."
+    except msgspec.DecodeError as error:
+        fault = f'holds a line that is not {{"Item":…}}: {error}.'
     md5 = hashed.md5()
     if file.md5 and md5 != file.md5:
         fault = f"({hashed.size} bytes) has the MD5 {md5}, but its manifest says {file.md5}."
-    elif broken is not None:
-        fault = f"is not a whole gzip file: {broken}."
-    elif found != file.items:
+    elif fault is None and found != file.items:
         fault = f"holds {found} items, but its manifest counts {file.items}."
-    else:
-        return
-    path.unlink(missing_ok=True)
-    raise CorruptExport(
-        f"{name} {fault}",
-        "The file was truncated or altered after the export. Nothing of it was loaded. "
-        + RESTORE_OR_RESTART,
-    ) from broken
+    if fault is not None:
+        path.unlink(missing_ok=True)
+        raise CorruptExport(
+            f"{name} {fault}",
+            "The file was truncated or altered after the export. Nothing of it was loaded. "
+            + RESTORE_OR_RESTART,
+        )
 
 
 def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
@@ -309,15 +312,24 @@ def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
 
 
 def _items(lines: bytes) -> tuple[bytes, int]:
-    """Lines {"Item":…} without what is around the item, and how many they are.
+    """The items of lines {"Item":…}, and how many they are. Raises msgspec.DecodeError for a line
+    that is another.
 
-    What is left of a line is JSON only where nothing else stood in it: whoever reads the lines
-    refuses them otherwise. JSON holds no newline, so a separator is nothing but that."""
-    text = lines[len(ITEM) :].replace(BETWEEN_ITEMS, b"\n").removesuffix(b"}\n") + b"\n"
-    return text, (len(lines) - len(text)) // (len(BETWEEN_ITEMS) - 1)
+    What else stands in a line that begins as AWS writes it is left beside the item, which then is
+    no JSON: whoever reads the items refuses it."""
+    items = [
+        line[len(ITEM) : -1] if line.startswith(ITEM) else _item(line)
+        for line in lines.removesuffix(b"\n").split(b"\n")
+    ]
+    return b"\n".join([*items, b""]), len(items)
 
 
-def _as_they_are(lines: bytes) -> tuple[bytes, int]:
+def _item(line: bytes) -> bytes:
+    return bytes(msgspec.json.decode(line, type=_Line).Item)
+
+
+def _changes(lines: bytes) -> tuple[bytes, int]:
+    """Lines of an incremental export as they are, and how many they are."""
     return lines, lines.count(b"\n")
 
 

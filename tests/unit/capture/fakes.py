@@ -213,7 +213,7 @@ class FakeExport:
         self.files = tuple(self._write(number, keys) for number, keys in enumerate(files))
 
     def _write(self, number: int, keys: list[str]) -> ExportFile:
-        lines = "".join(json.dumps({"Item": {"pk": {"S": key}}}) + "\n" for key in keys)
+        lines = "".join(f'{{"Item":{{"pk":{{"S":"{key}"}}}}}}\n' for key in keys)
         content = gzip.compress(lines.encode())
         (self.folder / f"f{number}.json.gz").write_bytes(content)
         digest = base64.b64encode(hashlib.md5(content).digest()).decode()

@@ -399,6 +399,7 @@ def test_files_are_grouped_by_items_and_by_number(monkeypatch: pytest.MonkeyPatc
 def test_the_larger_the_items_the_fewer_make_a_batch(
     monkeypatch: pytest.MonkeyPatch, size: int, batches: list[int]
 ) -> None:
+    monkeypatch.setattr(bootstrap, "EXPORT_BATCH_FILES", 9)
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_ITEMS", 40)
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_BYTES", 200)
     files = [ExportFile(f"f{number}", 10, None) for number in range(5)]

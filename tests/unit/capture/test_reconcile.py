@@ -338,7 +338,7 @@ def test_an_export_is_read_as_of_its_own_instant(run: Bootstrap, tmp_path: Path)
     comparison = FakeComparison()
     snapshot = exported(run, export, comparison)
     [requested_at] = export.requests.values()
-    lines = [json.dumps({"Item": {"pk": {"S": key}}}) for key in "abc"]
+    lines = [f'{{"pk":{{"S":"{key}"}}}}' for key in "abc"]
     assert requested_at > NOW + SLACK
     assert snapshot == Snapshot(requested_at, requested_at, True)
     assert comparison.added == [(lines, (requested_at - SLACK, requested_at + SLACK))]

@@ -8,10 +8,12 @@ import hashlib
 import io
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tailrace.errors import CorruptExport
-from tailrace.model import ExportFile
+from tailrace.lake import landing
+from tailrace.model import ExportFile, Shape
 from tailrace.sources import export
 from tailrace.sources.export import unpack
 
@@ -20,8 +22,11 @@ def md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content).digest()).decode()
 
 
-def unpacked(folder: Path, content: bytes, items: int, digest: str | None = None) -> bytes:
-    file = ExportFile("data/f.json.gz", items, md5(content) if digest is None else digest)
+def unpacked(
+    folder: Path, content: bytes, items: int, digest: str | None = None, incremental: bool = False
+) -> bytes:
+    digest = md5(content) if digest is None else digest
+    file = ExportFile("data/f.json.gz", items, digest, incremental)
     unpack(io.BytesIO(content), file, "s3://bucket/data/f.json.gz", folder / "f.json")
     return (folder / "f.json").read_bytes()
 
@@ -49,7 +54,23 @@ def test_items_come_out_to_the_letter_wherever_a_chunk_ends(
 
 def test_lines_of_an_incremental_export_stay_as_they_are(tmp_path: Path) -> None:
     text = b'{"Metadata":{"WriteTimestampMicros":{"N":"1"}},"Keys":{"pk":{"S":"a"}}}\n' * 3
-    assert unpacked(tmp_path, gzip.compress(text), 3) == text
+    assert unpacked(tmp_path, gzip.compress(text), 3, incremental=True) == text
+
+
+@pytest.mark.parametrize("line", ['{ "Item" : %s }', '{"Item": %s}', '\t{"Item":%s} '])
+def test_items_may_have_blanks_around_them(tmp_path: Path, line: str) -> None:
+    item = '{"pk": {"S":"\\u00e9"}}'
+    found = unpacked(tmp_path, gzip.compress((line % item + "\n").encode() * 2), 2)
+    assert [each.strip() for each in found.split(b"\n")] == [item.encode(), item.encode(), b""]
+
+
+@pytest.mark.parametrize("more", [b',"x":{}}', b',"Item":{}}', b"", b"}}", b"}{}", b"}\r"])
+def test_what_else_a_line_holds_is_refused_with_the_files_name(tmp_path: Path, more: bytes) -> None:
+    line = b'{"Item":{"a":{"S":"1"}}' + more + b"\n"
+    unpacked(tmp_path, gzip.compress(b'{"Item":{}}\n' + line), 2)
+    rows = landing.rows_sql(Shape.ITEMS, [str(tmp_path / "f.json")], [], 1, None)
+    with pytest.raises(duckdb.InvalidInputException, match=r"Malformed JSON in file .*f\.json"):
+        duckdb.sql(rows).fetchall()
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
@@ -78,7 +99,10 @@ WHOLE = gzip.compress(TEXT)
         pytest.param(b"", "", "holds 0 items, but its manifest counts 2", id="nothing"),
         pytest.param(gzip.compress(TEXT[:26]), "", "holds 1 items", id="a line short"),
         pytest.param(gzip.compress(TEXT + TEXT[:26]), "", "holds 3 items", id="a line more"),
-        pytest.param(gzip.compress(TEXT[:26] + b"\n" + TEXT[26:]), "", "holds", id="a blank line"),
+        pytest.param(gzip.compress(TEXT + b"\n"), "", "a line that is not", id="a blank line"),
+        pytest.param(gzip.compress(TEXT[8:-2]), "", "a line that is not", id="an item alone"),
+        pytest.param(gzip.compress(TEXT.replace(b"I", b"i")), "", "`item`", id="another name"),
+        pytest.param(gzip.compress(b'{ "Item":{},"x":{}}'), "", "`x`", id="something more"),
     ],
 )
 def test_a_damaged_file_is_named_and_leaves_nothing(
