@@ -63,6 +63,15 @@ $(STAMP): requirements.lock pyproject.toml
 	@set -e; \
 	python="$$($(PYTHON) -c 'import sys; print(sys.executable)')"; \
 	uv="$$(command -v uv || true)"; \
+	again=""; \
+	if [ -e $(VENV) ] && ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "make setup: $(VENV) is half made or broken: making it anew" >&2; \
+	  rm -rf $(VENV); \
+	elif [ -e $(VENV) ] && [ ! -e $@ ]; then \
+	  echo "make setup: the last one did not end: installing all of it again" >&2; \
+	  again=--force-reinstall; \
+	fi; \
+	rm -f $@; \
 	if [ ! -x $(BIN)/python ]; then \
 	  if [ -n "$$uv" ]; then "$$uv" venv --quiet --seed --python "$$python" $(VENV); \
 	  else "$$python" -m venv $(VENV) || { \
@@ -79,7 +88,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet "$$@"; \
 	}; \
 	echo "Installing into $(VENV) (minutes the first time)"; \
-	install --no-deps -r requirements.lock; \
+	install $$again --no-deps -r requirements.lock; \
 	install --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "Ready: $(BIN)/tailrace --help"

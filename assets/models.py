@@ -63,7 +63,7 @@ def build_model_assets(*, table: Table, manifest: Mapping[str, Any] | Path) -> d
     @dbt_assets(
         manifest=manifest,
         select=" ".join(names.dbt_nodes(table.model)),
-        name=f"{table.model}_models",
+        name=names.models_op(table.model),
         dagster_dbt_translator=TableTranslator(table),
         pool=names.MERGE_POOL,
     )

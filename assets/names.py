@@ -47,6 +47,11 @@ def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
     return tuple(dg.AssetKey([model, node]) for node in dbt_nodes(model))
 
 
+def models_op(model: str) -> str:
+    """The op that builds the dbt models of one table."""
+    return f"{model}_models"
+
+
 def check_keys(model: str) -> tuple[dg.AssetCheckKey, ...]:
     """The checks on `<model>/changes` that each minute's run makes."""
     return tuple(dg.AssetCheckKey(changes_key(model), name) for name in (COVERAGE, FRESHNESS))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,9 +132,13 @@ async def _serve(folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The URL of a replay server over the pages in `folder`, for as long as the block lasts."""
+    """The URL of a replay server over the pages in `folder`, for as long as the block lasts, and no
+    longer than this process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.replay", str(folder)], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-m", "bench.replay", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
@@ -142,5 +148,12 @@ def serving(folder: Path) -> Iterator[str]:
         process.wait(10)
 
 
+def _end_with_input() -> None:
+    """Ends with the parent, however that ends: the kernel closes its side of the pipe."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_input, daemon=True).start()
     asyncio.run(_serve(Path(sys.argv[1])))

@@ -18,6 +18,10 @@ CHANGES, BASE = "changes", "base"
 # A base that fails again and again is tried after 1, 2, 4 … minutes, at last every hour.
 RETRY_FIRST = timedelta(minutes=1)
 RETRY_LAST = timedelta(hours=1)
+
+# A drain, or a merge, that failed is tried again in the next minute, then after 2, 4, 8 and at
+# last every 15 minutes: a table's stream keeps a day, and the first success ends the waiting.
+DRAIN_RETRY_LAST = timedelta(minutes=15)
 REASON_LENGTH = 400
 
 
@@ -47,16 +51,28 @@ class LastBase:
 
 
 @dataclass(frozen=True)
+class LastFailure:
+    """The newest run over a table's changes and models, where it failed for this table; `times` in
+    a row, `what` failed: its drain, or building its models."""
+
+    run_id: str
+    what: str
+    times: int
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
 class Situation:
     """Everything a decision rests on. `states` by model, `due` and `unmerged` of the models that
-    have an epoch, `gaps` (in words) of those to repair, `bases` of those whose base is missing or
-    unfinished, or that have a gap."""
+    have an epoch, `failures` of those whose last drain or merge failed, `gaps` (in words) of those
+    to repair, `bases` of those whose base is missing or unfinished, or that have a gap."""
 
     now: datetime
     states: Mapping[str, str]
     runs: Sequence[RunInProgress] = ()
     due: Mapping[str, str] = field(default_factory=dict)
     unmerged: Sequence[str] = ()
+    failures: Mapping[str, LastFailure] = field(default_factory=dict)
     gaps: Mapping[str, str] = field(default_factory=dict)
     bases: Mapping[str, LastBase | None] = field(default_factory=dict)
 
@@ -75,9 +91,11 @@ class BaseRequest:
 
 @dataclass(frozen=True)
 class MinuteRequest:
-    """A run over the changes and dbt models of some tables, with the reason for each."""
+    """A run over the changes and dbt models of some tables, with the reason for each, and how
+    often in a row those failed that did."""
 
     reasons: Mapping[str, str]
+    failures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -139,14 +157,40 @@ def decide(at: Situation) -> Decision:
     if running is not None:
         notes.append(_still_draining(running, at.now))
         return Decision(tuple(bases), None, tuple(notes))
-    reasons = {model: reason for model, reason in at.due.items() if reason}
-    for model in at.unmerged:
-        reasons.setdefault(model, "rows have landed that its models do not show yet")
-    if reasons:
-        return Decision(tuple(bases), MinuteRequest(reasons), tuple(notes))
-    if any(state != NONE for state in at.states.values()):
+    reasons = wanted(at.due, at.unmerged)
+    waiting = {model: note for model in reasons if (note := _waits(model, reasons[model], at))}
+    notes += waiting.values()
+    now = {model: reason for model, reason in reasons.items() if model not in waiting}
+    if now:
+        failures = {model: at.failures[model].times for model in now if model in at.failures}
+        return Decision(tuple(bases), MinuteRequest(now, failures), tuple(notes))
+    if not waiting and any(state != NONE for state in at.states.values()):
         notes.append("Nothing new in the streams.")
     return Decision(tuple(bases), None, tuple(notes))
+
+
+def wanted(due: Mapping[str, str], unmerged: Sequence[str]) -> dict[str, str]:
+    """The models that a run is worth, with the reason for each."""
+    reasons = {model: reason for model, reason in due.items() if reason}
+    for model in unmerged:
+        reasons.setdefault(model, "rows have landed that its models do not show yet")
+    return reasons
+
+
+def _waits(model: str, reason: str, at: Situation) -> str:
+    """Why a table that is due has to wait after its failures; empty if it has not."""
+    last = at.failures.get(model)
+    if last is None or last.times < 2:
+        return ""
+    wait = min(RETRY_FIRST * 2 ** min(last.times - 1, 10), DRAIN_RETRY_LAST)
+    left = (last.ended_at + wait - at.now).total_seconds()
+    if left <= 0:
+        return ""
+    return (
+        f"{model}: {last.what} failed {last.times} times in a row (run {last.run_id[:8]}: see its"
+        f" error); it is tried again in {duration(left)}, or at once if you materialize"
+        f" {model}/{CHANGES} and its models. It is due: {_shortened(reason)}."
+    )
 
 
 def reason_tag(reasons: Mapping[str, str]) -> str:

@@ -4,25 +4,23 @@ nothing itself, and remembers nothing that the ledger and the run storage do not
 # No postponed annotations here: Dagster reads what an op needs from its signature.
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import DagsterInstance
 
-from assets import names
 from assets.coverage import coverage_evaluation
 from assets.freshness import freshness_evaluation, is_stale
 from assets.resource import TailraceResource
 from orchestration import decision, jobs
 from orchestration.decision import Decision, Situation
-from orchestration.runs import REASON_TAG, base_run, in_progress, last_base
+from orchestration.runs import base_run, in_progress, last_base, last_failures, minute_run
 from tailrace.config import Table
 from tailrace.model import TableStatus, gap_text
 
 INTERVAL_VARIABLE = "TAILRACE_SENSOR_SECONDS"
 INTERVAL_SECONDS = 60
-DUE_TAG = "tailrace/due"
 
 
 def build_drain_sensor(
@@ -39,17 +37,13 @@ def build_drain_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Every minute: looks into the streams, and asks for one run that drains the"
         " tables where something is due and builds their models. Starts the base of a table that"
-        " has none, goes on with one that was interrupted, and repairs gaps.",
+        " has none, goes on with one that was interrupted, and repairs gaps. A table that keeps"
+        " failing is tried ever more rarely, at last every 15 minutes; the others do not wait.",
     )
     def drain_sensor(
         context: dg.SensorEvaluationContext, tailrace: TailraceResource
     ) -> dg.SensorResult:
-        try:
-            decided, statuses = _look(context.instance, tailrace, models, repaired)
-        except Exception as error:
-            context.log.exception("the sensor could not look")
-            return dg.SensorResult(skip_reason=f"Could not look: {error}")
-        return _result(decided, statuses)
+        return _result(*_look(context.instance, tailrace, models, repaired))
 
     return drain_sensor
 
@@ -60,6 +54,8 @@ def _look(
     models: Sequence[str],
     repaired: Collection[str],
 ) -> tuple[Decision, Sequence[TableStatus]]:
+    """What to do, and how the tables stand. What concerns one table is that table's run to tell;
+    what stops the look at all of them is raised: the tick is red, and says why."""
     now = datetime.now(UTC)
     runs = list(in_progress(instance, models))
     with tailrace.engine() as engine:
@@ -72,12 +68,16 @@ def _look(
         }
         begun = [model for model in models if states[model] != decision.NONE]
         idle = decision.draining(runs) is None and bool(begun)
+        due = engine.peek(begun) if idle else {}
+        unmerged = engine.unmerged(begun) if idle else []
+        wanted = decision.wanted(due, unmerged)
         at = Situation(
             now=now,
             states=states,
             runs=runs,
-            due=engine.peek(begun) if idle else {},
-            unmerged=engine.unmerged(begun) if idle else (),
+            due=due,
+            unmerged=unmerged,
+            failures=last_failures(instance, models, wanted, now),
             gaps=gaps,
             bases={m: last_base(instance, m) for m in decision.needs_base(states, gaps, runs)},
         )
@@ -90,8 +90,8 @@ def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResu
     requests = [base_run(base) for base in decided.bases]
     said = [f"{base.model}/base: {base.reason}." for base in decided.bases]
     reasons = decided.minute.reasons if decided.minute else {}
-    if reasons:
-        requests.append(_minute_run(reasons))
+    if decided.minute:
+        requests.append(minute_run(decided.minute))
         said.append(f"{decision.reason_tag(reasons)}.")
     said = [*said, *decided.notes] or ["Nothing is due."]
     return dg.SensorResult(
@@ -112,12 +112,3 @@ def _red(status: TableStatus) -> Iterator[dg.AssetCheckEvaluation]:
         yield coverage_evaluation(status)
     if status.lag_seconds is not None and is_stale(status):
         yield freshness_evaluation(status)
-
-
-def _minute_run(reasons: Mapping[str, str]) -> dg.RunRequest:
-    return dg.RunRequest(
-        job_name=jobs.MINUTE,
-        asset_selection=[key for model in reasons for key in jobs.minute_keys(model)],
-        asset_check_keys=[key for model in reasons for key in names.check_keys(model)],
-        tags={DUE_TAG: ",".join(reasons), REASON_TAG: decision.reason_tag(reasons)},
-    )

@@ -154,12 +154,13 @@ class Stream:
         return self.disabled_at is not None and self.disabled_at < now - self.retention_micros
 
     def describe(self, limit: int, after: str | None, children_of: str | None) -> dict[str, Any]:
-        shards = list(self.shards.values())
+        shards = sorted(self.shards.values(), key=lambda shard: shard.id)
         if children_of is not None:
             shards = [shard for shard in shards if shard.parent == children_of]
         if after is not None:
-            ids = [shard.id for shard in shards]
-            shards = shards[ids.index(after) + 1 :] if after in ids else []
+            # Where retention took `after` between two pages, the listing goes on all the same:
+            # ids begin with the time of birth.
+            shards = [shard for shard in shards if shard.id > after]
         page = shards[: min(limit, SHARDS_PER_PAGE)]
         more = {"LastEvaluatedShardId": page[-1].id} if len(page) < len(shards) else {}
         return {

@@ -285,7 +285,8 @@ def generate(
 ) -> None:
     """Write the dbt files of each table into the dbt project.
 
-    Files that were edited by hand are left alone; where there is no project yet, one is made."""
+    Those of tables that are no longer configured are removed. Files that were edited by hand are
+    left alone; where there is no project yet, one is made."""
     settings = ctx.obj.config(config)
     written = ctx.obj.generate(settings, check=check)
     for each in written:

@@ -153,7 +153,8 @@ class Engine:
         with self._bootstrap(config) as run:
             head = self._log.head(config.model)
             adopted = getattr(config.base, "export_arn", None)
-            if restart or not bootstrap.continues(head, table, config.base.method, adopted):
+            goes_on = bootstrap.continues(head, table, config.base.method, adopted)
+            if restart or not goes_on or self._is_in_vain(config, head):
                 self._open_epoch(run, config, table)
             return self._read_base(run, config, table)
 
@@ -171,11 +172,10 @@ class Engine:
         table = self._source(config)
         with self._bootstrap(config) as run:
             since = min(gap.since for gap in gaps)
-            by_changes = self._reaches(config, head, table, since)
             unfinished = bootstrap.continues(head, table, head.epoch.method, None)
-            in_vain = (head.epoch.kind, head.epoch.state) == (INCREMENTAL, OPEN) and not by_changes
+            in_vain = self._is_in_vain(config, head)
             if not unfinished or in_vain:
-                if by_changes:
+                if not in_vain and self._reaches(config, head, table, since):
                     old_images = table.view_type == "NEW_AND_OLD_IMAGES"
                     shards = self._shards(table)
                     bootstrap.open_incremental_epoch(run, table, since, old_images, shards)
@@ -186,17 +186,28 @@ class Engine:
     def _reaches(self, config: Table, head: Head, table: TableDescription, since: datetime) -> bool:
         """True where incremental exports can tell what changed since `since`: of this table,
         onto a live epoch, into a bucket, within point-in-time recovery."""
-        if config.repair_base is None or head.live is None:
+        if head.live is None or head.live.table_id != table.table_id:
             return False
-        if head.live.table_id != table.table_id:
+        return self._exports_from(config, bootstrap.repair_begin(since))
+
+    def _is_in_vain(self, config: Table, head: Head) -> bool:
+        """True where the newest epoch waits for incremental exports that cannot be had any more:
+        the bucket is no longer named, or point-in-time recovery does not reach back so far."""
+        epoch = head.epoch
+        if epoch is None or (epoch.kind, epoch.state) != (INCREMENTAL, OPEN):
             return False
-        window = point_in_time_recovery(self._aws, config.name)
-        return window is not None and window[0] <= bootstrap.repair_begin(since)
+        return not self._exports_from(config, bootstrap.changes_begin(epoch))
+
+    def _exports_from(self, config: Table, begin: datetime) -> bool:
+        if config.repair_base is None:
+            return False
+        window = retried(lambda: point_in_time_recovery(self._aws, config.name), self._clock)
+        return window is not None and window[0] <= begin
 
     def _source(self, config: Table) -> TableDescription:
         """The table as it is, with a usable stream; what is left of the stream that the ledger
         followed so far is read first."""
-        table = describe_table(self._aws, config.name)
+        table = self._describe(config)
         require_stream(table)
         epoch = self._log.head(config.model).epoch
         if epoch is not None and epoch.stream_arn != table.stream_arn:
@@ -292,9 +303,12 @@ class Engine:
 
     def _described(self, config: Table) -> TableDescription | None:
         try:
-            return describe_table(self._aws, config.name)
+            return self._describe(config)
         except SourceMissing:
             return None
+
+    def _describe(self, config: Table) -> TableDescription:
+        return retried(lambda: describe_table(self._aws, config.name), self._clock)
 
     def peek(self, models: Sequence[str]) -> dict[str, str]:
         """For each table, why it is due for a drain, or an empty text. Cheap: no records are
@@ -331,7 +345,7 @@ class Engine:
         method = method or config.base.method
         _refuse_method(config, method, sample, max_rcu)
         live = reconcile.require_live(config.model, self._log.head(config.model))
-        table = describe_table(self._aws, config.name)
+        table = self._describe(config)
         reconcile.require_same(config.model, live, table)
         with (
             self._bootstrap(config) as run,

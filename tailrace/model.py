@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -19,6 +19,9 @@ LOOKED_UP = "lookedUp"
 
 FULL = "full"
 INCREMENTAL = "incremental"
+
+# Streams tell times in whole seconds, "rounded down to the closest minute" as their API has it.
+PRIOR_MARGIN = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,20 @@ class Epoch:
     opened_at: datetime
     changed_at: datetime
     detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_at(self) -> datetime:
+        """Everything written before this is in the epoch, once its base is read: its opening, or
+        the instant of an export, where that is older."""
+        if "export_time" in self.detail:
+            return min(self.opened_at, datetime.fromisoformat(self.detail["export_time"]))
+        return self.opened_at
+
+    @property
+    def prior_until(self) -> datetime | None:
+        """Stream records older than this are surely older than a full base, which beats them;
+        None for an incremental one, which does not hold every key."""
+        return self.base_at - PRIOR_MARGIN if self.kind == FULL else None
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ select
 from {{ log.include(database=false) }} as log
 cross join first_live
 left join live on live.epoch = log.epoch
-left join overlapping on overlapping.epoch = log.epoch
+left join overlapping on overlapping.epoch = {{ version_epoch('log.version') }}
 where case
     when {{ version_is_base('log.version') }} or overlapping.epoch is not null
         then live.batch is not null

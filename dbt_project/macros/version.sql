@@ -1,5 +1,6 @@
 {#- The one place in dbt that knows how a `version` is laid out and what it means: six digits of
-    epoch, one of phase (0 base, 1 stream), forty of position, compared as text. The engine's half
+    epoch, one sign of phase (- stream before the base, 0 base, 1 stream), forty digits of position,
+    compared as text. The engine's half
     is tailrace/lake/version.py, and a test holds the two together. -#}
 
 {%- macro version_wins(candidate, current) -%}
@@ -12,4 +13,8 @@ substr({{ version }}, 7, 1) = '0'
 
 {%- macro version_floor(epoch) -%}
 '{{ '%06d' % epoch }}{{ '0' * 41 }}'
+{%- endmacro -%}
+
+{%- macro version_epoch(version) -%}
+substr({{ version }}, 1, 6)::integer
 {%- endmacro -%}

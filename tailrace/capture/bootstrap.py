@@ -112,9 +112,15 @@ def open_export_epoch(
 ) -> Epoch:
     """Opens an epoch whose base is an export; `shards` are those of its stream.
 
-    Raises Terminal, and opens nothing, where point-in-time recovery is off."""
-    export.latest_time()
-    detail = {"adopted": export.adopted, "export_arn": export.adopted}
+    Raises Terminal, and opens nothing, where point-in-time recovery is off, or the export that
+    is to be adopted cannot be found."""
+    retried(export.latest_time, run.clock)
+    detail: dict[str, Any] = {"adopted": export.adopted, "export_arn": export.adopted}
+    earlier, arn = run.log.head(run.model).epochs, table.stream_arn or ""
+    if not _is_followed(earlier, arn):
+        # Its records may be older than the base: from the first one that lands on, it has to be
+        # known which (Epoch.prior_until).
+        detail |= _plan(run, export, earlier, arn)
     return _open(run, table, "export", detail, shards)
 
 
@@ -137,19 +143,23 @@ def repair_begin(since: datetime) -> datetime:
     return (since - REPAIR_MARGIN).replace(microsecond=0)
 
 
-def coverage_begin(head: Head, stream_arn: str, now: datetime) -> datetime:
-    """The instant from which the newest epoch, already open, has every change.
+def coverage_begin(earlier: Sequence[Epoch], stream_arn: str, now: datetime) -> datetime:
+    """The instant from which an epoch has every change, `earlier` being those before it.
 
-    Asked only after the epoch was opened: whatever landed under the epoch before it is older than
-    `now`, and a base that is younger cannot take a key back. A stream that the ledger follows
-    already goes on from its positions: from now. A stream new to the ledger is read from its
-    oldest record: from when it was enabled (its ARN ends in that time), but at most 24 hours
-    back; with a margin on either side.
+    A stream that they follow already goes on from its positions: from now. Asked only after the
+    epoch was opened: whatever landed under the epoch before it is older than `now`, and a base
+    that is younger cannot take a key back. A stream new to the ledger is read from its oldest
+    record: from when it was enabled (its ARN ends in that time), but at most 24 hours back; with
+    a margin on either side.
     """
-    if any(epoch.stream_arn == stream_arn for epoch in head.epochs[:-1]):
+    if _is_followed(earlier, stream_arn):
         return now + CLOCK_SECOND
     enabled = begins_at(stream_arn)
     return now if enabled is None else min(now, max(now - IN_TIME, enabled))
+
+
+def _is_followed(epochs: Sequence[Epoch], stream_arn: str) -> bool:
+    return any(epoch.stream_arn == stream_arn for epoch in epochs)
 
 
 def whole_second(at: datetime) -> datetime:
@@ -421,14 +431,20 @@ def _planned(run: Bootstrap, export: Export, table: TableDescription, epoch: Epo
     """The epoch with the instant of its export, settled once and for all restarts."""
     if "export_time" in epoch.detail:
         return epoch
+    earlier = run.log.head(run.model).epochs[:-1]
+    return _noted(run, epoch, **_plan(run, export, earlier, epoch.stream_arn))
+
+
+def _plan(
+    run: Bootstrap, export: Export, earlier: Sequence[Epoch], stream_arn: str
+) -> dict[str, str]:
+    """The instant of an epoch's export, and before which it must not be."""
     latest = retried(export.latest_time, run.clock)
-    head = run.log.head(run.model)
-    begins = coverage_begin(head, epoch.stream_arn, run.clock.aws_now())
+    begins = coverage_begin(earlier, stream_arn, run.clock.aws_now())
     at = whole_second(max(latest, begins))
-    adopted = epoch.detail.get("export_arn")
-    if adopted:
+    if adopted := export.adopted:
         at = retried(lambda: export.state(adopted), run.clock).export_time or at
-    return _noted(run, epoch, not_before=begins.isoformat(), export_time=at.isoformat())
+    return {"not_before": begins.isoformat(), "export_time": at.isoformat()}
 
 
 def _token(table: TableDescription, epoch: Epoch, number: int = 0) -> str:
@@ -457,9 +473,9 @@ def _windowed(run: Bootstrap, epoch: Epoch) -> Epoch:
     where the stream's coverage begins."""
     if "windows" in epoch.detail:
         return epoch
-    head = run.log.head(run.model)
     begin = datetime.fromisoformat(epoch.detail["begin"])
-    end = whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))
+    earlier = run.log.head(run.model).epochs[:-1]
+    end = whole_second(coverage_begin(earlier, epoch.stream_arn, run.clock.aws_now()))
     cut = [[each.begin.isoformat(), each.end.isoformat()] for each in windows(begin, end)]
     return _noted(run, epoch, windows=cut, exports={})
 
@@ -472,6 +488,12 @@ def windows(begin: datetime, end: datetime) -> list[Window]:
     step = timedelta(seconds=math.ceil((end - begin).total_seconds() / count))
     edges = [min(begin + number * step, end) for number in range(count)] + [end]
     return [Window(*each) for each in itertools.pairwise(edges)]
+
+
+def changes_begin(epoch: Epoch) -> datetime:
+    """From when on an incremental epoch reads what changed."""
+    planned = [window.begin for window in _windows(epoch)] if "windows" in epoch.detail else []
+    return min([datetime.fromisoformat(epoch.detail["begin"]), *planned])
 
 
 def _windows(epoch: Epoch) -> list[Window]:

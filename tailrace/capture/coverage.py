@@ -21,20 +21,12 @@ IN_TIME = RETENTION - RETENTION_MARGIN
 ENABLING_MARGIN = timedelta(minutes=1)
 
 
-def base_at(epoch: Epoch) -> datetime:
-    """Everything written before this is in the epoch, once its base is read: its opening, or the
-    instant of an adopted export, which may be older."""
-    if "export_time" in epoch.detail:
-        return min(epoch.opened_at, datetime.fromisoformat(epoch.detail["export_time"]))
-    return epoch.opened_at
-
-
 def accounted_until(head: Head) -> datetime | None:
     """Every change made before this is in the log, or will be in the base of the first epoch, or
     lies in a gap that is stored. None for a table without an epoch."""
     if head.epoch is None:
         return None
-    known = [base_at(head.live or head.epoch)]
+    known = [(head.live or head.epoch).base_at]
     if head.last_proof:
         known.append(head.last_proof.began_at)
     return max(known + [gap.until for gap in head.gaps])
@@ -48,7 +40,7 @@ def open_gaps(head: Head) -> list[Gap]:
 
 
 def _covers(epoch: Epoch, gap: Gap) -> bool:
-    if base_at(epoch) < gap.until:
+    if epoch.base_at < gap.until:
         return False
     return epoch.kind == FULL or datetime.fromisoformat(epoch.detail["begin"]) <= gap.since
 
@@ -97,18 +89,19 @@ def is_older_than_base(head: Head, part: Part) -> bool:
     """True where what a shard has lost was lost before the base that will be seen: it was known
     before that, and nothing was proven since."""
     assert head.epoch is not None
-    begun = base_at(head.live or head.epoch)
+    begun = (head.live or head.epoch).base_at
     proof = head.last_proof
     unproven = proof is None or proof.began_at < begun
     return unproven and head.positions[part].epoch < head.epoch.number
 
 
-def is_noted(head: Head) -> bool:
-    """True where a gap was stored since the newest epoch was opened and since the last proof."""
+def is_noted(head: Head, reason: str) -> bool:
+    """True where a gap was stored for the same reason since the newest epoch was opened and since
+    the last proof."""
     assert head.epoch is not None
     proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
     since = max(proof, head.epoch.opened_at)
-    return any(gap.found_at >= since for gap in head.gaps)
+    return any(gap.found_at >= since and gap.reason == reason for gap in head.gaps)
 
 
 def expired_by_age(head: Head, position: Position, now: datetime) -> bool:

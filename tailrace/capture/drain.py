@@ -264,7 +264,7 @@ def _account(
     ]
     gap = coverage.outage(head, now)
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
-    if gap is None and not coverage.is_noted(head):
+    if gap is None:
         if missed:
             reason = f"shard {missed[0].id} vanished before it was read to its end"
             gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in missed])
@@ -289,7 +289,7 @@ def _held(
     arn = epoch.stream_arn
     missing = {part.id for part in coverage.lost_shards(head, arn, shards)}
     missing.update(coverage.unseen_parents(head, arn, shards))
-    return {shard for shard in missing if _is_there(stream, clock, arn, shard)}
+    return {shard for shard in sorted(missing) if _is_there(stream, clock, arn, shard)}
 
 
 def _is_there(stream: Stream, clock: Clock, arn: str, shard: str) -> bool:
@@ -309,8 +309,8 @@ def _lose(
     until: datetime | None = None,
     newest: datetime | None = None,
 ) -> None:
-    """Stores a gap, unless one that is stored accounts for what was found."""
-    if coverage.is_noted(head):
+    """Stores a gap, unless it is stored already."""
+    if coverage.is_noted(head, reason):
         return
     assert head.epoch is not None
     gap = coverage.broken(head, clock.aws_now(), reason, [newest])

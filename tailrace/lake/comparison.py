@@ -24,7 +24,7 @@ from tailrace.lake.attach import connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import ANALYTICS, CHANGES
 from tailrace.lake.sql import bound, ident, literal, literals, value
-from tailrace.lake.version import floor_sql, is_base_sql
+from tailrace.lake.version import epoch_sql, floor_sql, is_base_sql
 from tailrace.model import LIVE, Difference, Differences, Head, KeyAttribute, Staged
 
 KINDS = ("missing", "extra", "different", "latest")
@@ -166,7 +166,7 @@ class Comparison:
         )
         visible = (
             f"epoch IN ({', '.join(map(str, live))})"
-            f" OR NOT {is_base_sql('version')} AND epoch NOT IN ({waiting})"
+            f" OR NOT {is_base_sql('version')} AND {epoch_sql('version')} NOT IN ({waiting})"
         )
         return f"""
             SELECT key, version, changed_at, image::VARCHAR AS image,

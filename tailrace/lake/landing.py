@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from tailrace.lake.sql import literal, literals, pointer
-from tailrace.lake.version import BASE_PHASE, STREAM_PHASE, version_sql
+from tailrace.lake.version import BASE_PHASE, PRIOR_PHASE, STREAM_PHASE, version_sql
 from tailrace.model import LOOKED_UP, KeyAttribute, Shape
 
 # The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
@@ -27,11 +28,13 @@ def rows_sql(
     files: Sequence[str],
     key: Sequence[KeyAttribute],
     epoch: int,
-    read_at: str | None,
+    read_at: datetime | None,
+    prior_until: datetime | None = None,
     members: Sequence[tuple[str, str]] = (),
 ) -> str:
     """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up,
-    members) over the staged `files`. `read_at` is the ISO time at which a full base was read.
+    members) over the staged `files`. `read_at` is when a full base was read; stream records older
+    than `prior_until` come before the epoch's base and so belong to the epoch before it.
     `members` names attributes and types: the list of that name begins with their values in the
     image, as JSON texts, NULL where the item has no such attribute of that type."""
     source = (
@@ -39,7 +42,7 @@ def rows_sql(
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(source, key, epoch, members)
+        return _stream_records(source, key, epoch, prior_until, members)
     if shape is Shape.INCREMENTAL_LINES:
         return _incremental_lines(source, key, epoch, members)
     paths = [pointer(*member) for member in members]
@@ -47,7 +50,7 @@ def rows_sql(
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
             'READ' AS op, {_key_sql(key, len(members))} AS key, json AS image,
-            NULL::JSON AS old_image, {literal(read_at)}::TIMESTAMPTZ AS changed_at,
+            NULL::JSON AS old_image, {_time(read_at)} AS changed_at,
             false AS ttl_expired, false AS looked_up, v AS members
         FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
@@ -77,7 +80,11 @@ def _incremental_lines(
 
 
 def _stream_records(
-    source: str, key: Sequence[KeyAttribute], epoch: int, members: Sequence[tuple[str, str]]
+    source: str,
+    key: Sequence[KeyAttribute],
+    epoch: int,
+    prior_until: datetime | None,
+    members: Sequence[tuple[str, str]],
 ) -> str:
     paths = [pointer("dynamodb", "NewImage", *member) for member in members]
     paths += [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
@@ -100,8 +107,14 @@ def _stream_records(
     removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
     principal = f"coalesce({v['principal']}, {v['Principal']})"
     position = f"trim({v['sequence']}, {literal(QUOTE)})"
+    version, number = version_sql(epoch, STREAM_PHASE, position), str(epoch)
+    if prior_until is not None:
+        prior = f"{v['time']}::DOUBLE < {prior_until.timestamp()}"
+        before = version_sql(epoch, PRIOR_PHASE, position)
+        version = f"CASE WHEN {prior} THEN {before} ELSE {version} END"
+        number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
     return f"""
-        SELECT {version_sql(epoch, STREAM_PHASE, position)} AS version, {epoch} AS epoch,
+        SELECT {version} AS version, {number} AS epoch,
             trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
             CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
             to_timestamp({v["time"]}::DOUBLE) AS changed_at,
@@ -109,6 +122,10 @@ def _stream_records(
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
             {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
+
+
+def _time(at: datetime | None) -> str:
+    return f"{literal(at.isoformat() if at else None)}::TIMESTAMPTZ"
 
 
 def _key_sql(key: Sequence[KeyAttribute], before: int) -> str:

@@ -239,12 +239,12 @@ class ChangeLog:
     ) -> None:
         staged = commit.staged
         assert staged is not None
-        read_at = staged.read_at.isoformat() if staged.read_at else None
+        epoch = commit.epoch
+        where = (staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until)
         known = list(self._attributes(con, model).values())
-        rows = rows_sql(staged.shape, staged.files, key, commit.epoch.number, read_at)
-        expected = known or discovery.discover(con, discovery.first_sql(rows), [])
-        members = [(each.path, each.type) for each in expected]
-        rows = rows_sql(staged.shape, staged.files, key, commit.epoch.number, read_at, members)
+        first = discovery.first_sql(rows_sql(*where))
+        expected = known or discovery.discover(con, first, [])
+        rows = rows_sql(*where, [(each.path, each.type) for each in expected])
         rows = discovery.watched_sql(rows, expected)
         counted = discovery.count(con)
         log = ident(CHANGES, model)

@@ -1,20 +1,22 @@
 """`version`: one text column that orders everything ever captured of a key.
 
-Six digits of epoch, one of phase (0 base, 1 stream), forty of position. Compared as text, the
-greatest version of a key wins: a later epoch beats an earlier one, within an epoch the stream
-beats the base, and within the stream the later position beats the earlier one. Nothing but this
-module knows the layout; dbt compares whole versions and asks the macros generated from here.
+Six digits of epoch, one sign of phase, forty digits of position. Compared as text, the greatest
+version of a key wins: a later epoch beats an earlier one, within an epoch the stream (1) beats the
+base (0), and within the stream the later position beats the earlier one. What the stream tells of
+the time before the base (-) the base knows better, and beats. Nothing but this module knows the
+layout; dbt compares whole versions and asks the macros generated from here.
 """
 
 from __future__ import annotations
 
 EPOCH_DIGITS = 6
 POSITION_DIGITS = 40
-BASE_PHASE = 0
-STREAM_PHASE = 1
+PRIOR_PHASE = "-"  # sorts before any digit
+BASE_PHASE = "0"
+STREAM_PHASE = "1"
 
 
-def version_sql(epoch: int, phase: int, position: str | None) -> str:
+def version_sql(epoch: int, phase: str, position: str | None) -> str:
     """The SQL expression of a row's version. `position` is a SQL expression of decimal digits
     (a sequence number has at most 40; an incremental base counts in microseconds), or None for a
     full base, where a key stands once."""
@@ -32,5 +34,10 @@ def is_base_sql(version: str) -> str:
 
 
 def floor_sql(epoch: int) -> str:
-    """The SQL text of the least version of an epoch: whatever is less came before it."""
+    """The SQL text of the least version of an epoch's base: whatever is less came before it."""
     return version_sql(epoch, BASE_PHASE, None)
+
+
+def epoch_sql(version: str) -> str:
+    """The SQL expression of the epoch under which a row has landed."""
+    return f"substr({version}, 1, {EPOCH_DIGITS})::INTEGER"

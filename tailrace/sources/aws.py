@@ -1,9 +1,10 @@
 """Sessions, clients, raw bodies, AWS's clock, and what AWS's errors mean.
 
-Credentials, regions, endpoints, signing, retries and error parsing are boto3's. Two things are
+Credentials, regions, endpoints, signing, retries and error parsing are boto3's. Three things are
 ours: the body of a Scan or GetRecords answer is set aside unparsed (botocore's `before-parse`
-event), because decoding it attribute by attribute costs a hundred times what DuckDB needs; and
-every failure becomes one of tailrace.errors, with the IAM action or the command that mends it.
+event), because decoding it attribute by attribute costs a hundred times what DuckDB needs; an
+answer that was cut off is refused, where boto3 would read half of it; and every failure becomes one
+of tailrace.errors, with the IAM action or the command that mends it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from botocore.exceptions import (
     ConnectionError,
     EndpointConnectionError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from tailrace import __version__
 from tailrace.config import AwsConfig
@@ -48,7 +52,7 @@ READ_TIMEOUT_SECONDS = 60
 BOTO_ATTEMPTS = 4  # boto3's own, with its backoff; ours come on top (capture/retry.py)
 CONNECTIONS = 64
 
-RAW_BODIES = ("dynamodb.Scan", "dynamodb.BatchGetItem", "dynamodb-streams.GetRecords")
+RAW_BODIES = {"Scan", "BatchGetItem", "GetRecords"}
 RAW_BODY = "TailraceBody"
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
@@ -182,8 +186,7 @@ class Aws:
                 "No AWS region is configured.",
                 "Set aws.region in tailrace.yaml, AWS_REGION, or a region in your profile.",
             ) from error
-        for operation in RAW_BODIES:
-            client.meta.events.register(f"before-parse.{operation}", _set_body_aside)
+        client.meta.events.register("before-parse", _before_parse)
         client.meta.events.register("after-call.*.*", self._note_time)
         return client
 
@@ -205,12 +208,24 @@ class Aws:
         return at + timedelta(seconds=time.monotonic() - monotonic)
 
 
-def _set_body_aside(
-    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+def _before_parse(
+    operation_model: Any,
+    response_dict: dict[str, Any],
+    customized_response_dict: dict[str, Any],
+    **_: Any,
 ) -> None:
-    if response_dict["status_code"] == 200:
+    _require_whole(response_dict)
+    if operation_model.name in RAW_BODIES and response_dict["status_code"] == 200:
         customized_response_dict[RAW_BODY] = response_dict["body"]
         response_dict["body"] = b"{}"
+
+
+def _require_whole(response_dict: dict[str, Any]) -> None:
+    """Raises IncompleteReadError for a body that is shorter than was promised. Of a streamed body,
+    which is yet to be read, boto3 does so itself."""
+    promised, body = response_dict["headers"].get("content-length"), response_dict["body"]
+    if promised and isinstance(body, bytes) and len(body) < int(promised):
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=int(promised))
 
 
 def call(
@@ -237,9 +252,15 @@ def explained(action: str, resource: str, region: str) -> Iterator[None]:
             f"{action} on {resource}: {error}",
             f"Check the network, the region ({region}) and AWS_ENDPOINT_URL.",
         ) from error
-    except (ConnectionError, HTTPClientError) as error:
+    except (ConnectionError, HTTPClientError, IncompleteReadError, HTTPError) as error:
         raise Retryable(
             f"{action} on {resource}: {error}", "The connection broke; run again."
+        ) from error
+    except ResponseParserError as error:
+        raise Retryable(
+            f"{action} on {resource}: {error}",
+            "What answered is not AWS: a proxy, perhaps. If that stays when you run again, look at"
+            " what lies between (AWS_ENDPOINT_URL, HTTPS_PROXY).",
         ) from error
     except BotoCoreError as error:
         raise Terminal(
@@ -266,8 +287,10 @@ def translate(error: ClientError, action: str, resource: str, region: str) -> Ta
             f"{resource} was not found in region {region}. {said}",
             f"Check the name and the region: aws.region is {region}.",
         )
-    if code in THROTTLES or code in TRANSIENT or status >= 500:
+    if code in THROTTLES:
         return Retryable(said, "AWS asks to slow down; run again, it goes on where it stopped.")
+    if code in TRANSIENT or status >= 500:
+        return Retryable(said, "AWS failed, not you; run again, it goes on where it stopped.")
     return Terminal(said, "AWS refused the request as such; see the message.")
 
 

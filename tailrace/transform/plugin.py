@@ -2,6 +2,10 @@
 
 It attaches the DuckLake that tailrace.yaml names, from the pinned extensions, whether dbt was
 started by hand or by `runner`. Which models exist and how they are built is dbt's business.
+
+A dbt that was started by hand, and writes, waits for its turn like any other writer, and keeps it
+until its process ends: else each commit of a drain would make its merges fail, and its merges that
+of a run. (`runner` takes turns itself.)
 """
 
 from __future__ import annotations
@@ -9,22 +13,28 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.flags import get_flags
 
 from tailrace.config import CONFIG_VARIABLE, DEFAULT_FILE, Config, Warehouse, load_config
 from tailrace.lake.attach import CATALOG, attach_sql, load_extensions
 from tailrace.lake.sql import bound
+from tailrace.lake.turns import turn
 
 # All connections of this name are one DuckDB in this process (profiles.yml has it too): loading
 # the extensions, whose signatures are checked, takes longer than a small merge.
 INSTANCE = ":memory:tailrace"
 
+# The commands of dbt that write to the warehouse.
+WRITERS = {"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"}
+
 _given: Config | None = None
+_turn_by_hand = ExitStack()
 
 
 @contextmanager
@@ -88,7 +98,10 @@ class Plugin(BasePlugin):
         config.update(_settings(self._warehouse))
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Attaches the lake, unless `working_on` has."""
+        """Attaches the lake, unless `working_on` has; by hand, once it is this process's turn."""
+        if _given is None and get_flags().WHICH in WRITERS:
+            _turn_by_hand.close()
+            _turn_by_hand.enter_context(turn(self._warehouse))
         _attach(conn, self._warehouse)
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:

@@ -24,6 +24,9 @@ from tailrace.lake.sql import ident
 
 Item = Mapping[str, Any]
 
+# Of a table's whole past; each look is a query of its own.
+MOMENTS_LOOKED_AT = 6
+
 OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expired", "_image"}
 RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl", "_moment"}
 
@@ -52,9 +55,12 @@ class Row:
     image: str | None
     at: datetime
     by_ttl: bool = False
+    prior: bool = False
 
     @property
     def version(self) -> str:
+        if self.prior:
+            return f"{self.epoch + 1:06d}-{self.position:040d}"
         return f"{self.epoch:06d}{self.phase}{self.position:040d}"
 
 
@@ -123,16 +129,19 @@ class Table:
         *changes: tuple[int, Item | None, Item],
         discovered: bool = True,
         by_ttl: bool = False,
+        prior: bool = False,
     ) -> None:
         """Lands stream rows in one batch: (position, new item or None for a removal, key).
-        With `discovered` off, as if nothing had been learned of their attributes."""
+        With `discovered` off, as if nothing had been learned of their attributes; with `prior`
+        they are older than the epoch's base, and belong to the epoch before."""
         self._land(
             [
-                (epoch, 1, position, "MODIFY" if item else "REMOVE", self.key_of(key), item)
+                (epoch - prior, 1, position, "MODIFY" if item else "REMOVE", self.key_of(key), item)
                 for position, item, key in changes
             ],
             discovered,
             by_ttl,
+            prior,
         )
 
     def key_of(self, item: Item) -> str:
@@ -149,6 +158,7 @@ class Table:
         changes: list[tuple[int, int, int, str, str, Item | None]],
         discovered: bool = True,
         by_ttl: bool = False,
+        prior: bool = False,
     ) -> None:
         if not changes:
             return
@@ -165,6 +175,7 @@ class Table:
                 _json(item) if item else None,
                 self.clock,
                 by_ttl and not item,
+                prior,
             )
             for epoch, phase, position, op, key, item in changes
         ]
@@ -437,7 +448,8 @@ def history_differences(table: Table) -> list[str]:
         for key in sorted(found.keys() | told.keys())
         if found.get(key) != told.get(key)
     ]
-    for moment in sorted({each.begins for states in wanted.values() for each in states}):
+    moments = sorted({each.begins for states in wanted.values() for each in states})
+    for moment in moments[:: len(moments) // MOMENTS_LOOKED_AT + 1]:
         then = [
             typed(each.item, key) | {"_changed_at": each.begins.timestamp()}
             for key, states in wanted.items()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox.compare import Comparison, compare
+from sandbox.workload import churn
 from tailrace.capture import bootstrap
 from tailrace.config import Config, load_config
 from tailrace.engine import Engine
@@ -29,6 +34,42 @@ def write_config(folder: Path, tables: str) -> Config:
 def without_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local reads are never stale: no waiting before a scan."""
     monkeypatch.setattr(bootstrap, "SCAN_MARGIN_SECONDS", 0.0)
+
+
+@contextmanager
+def written_to(
+    dynamodb: Any, *tables: str, keys: int = 200, pause_seconds: float = 0.02
+) -> Iterator[None]:
+    """A writer for each table, that changes it until the block ends; it rests that long after
+    every 25 changes of each of its two threads."""
+    stopping = threading.Event()
+
+    def write(table: str) -> None:
+        for seed in range(100_000):
+            if stopping.is_set():
+                return
+            rest = lambda: stopping.wait(pause_seconds)  # noqa: E731
+            churn(dynamodb, table, 500, keys, seed=seed, pause=rest)
+
+    with ThreadPoolExecutor(len(tables)) as pool:
+        writers = [pool.submit(write, table) for table in tables]
+        try:
+            yield
+        finally:
+            stopping.set()
+        for writer in writers:
+            writer.result()
+
+
+def doubled(config: Config, model: str) -> list[Any]:
+    """What stands in a change log more than once, by (version, key)."""
+    con = connect(config.warehouse, read_only=True)
+    try:
+        return con.execute(
+            f"SELECT version, key, count(*) FROM changes.{model} GROUP BY ALL HAVING count(*) > 1"
+        ).fetchall()
+    finally:
+        con.close()
 
 
 def drain_until_caught_up(engine: Engine, model: str, passes: int = 60) -> DrainResult:

@@ -18,6 +18,7 @@ from assets import manifest, names
 from orchestration.code_location import build_definitions
 from sandbox import workload
 from tailrace.config import CONFIG_VARIABLE, Config, load_config
+from tailrace.errors import TailraceError, Terminal
 from tailrace.lake.attach import connect
 from tests.integration.replica import assert_equal, without_margin
 from tests.integration.servers import Aws
@@ -151,6 +152,19 @@ def churned(aws: Aws, home: Home, model: str, writes: int = 200, seed: int = 1) 
     workload.churn(aws.dynamodb, home.config.table(model).name, writes, 50, seed)
 
 
+def fail_next_drain(aws: Aws, times: int = 1) -> None:
+    """Makes a run fail for one table of two, or for both."""
+    assert aws.server is not None
+    code = "AccessDeniedException"
+    aws.server.control("fault", operation="DescribeStream", code=code, times=times)
+
+
+def asked_for(home: Home) -> dg.RunRequest:
+    """The run over changes that the sensor asks for now."""
+    [request] = [each for each in home.tick().run_requests or () if each.job_name == "minute"]
+    return request
+
+
 def models_built(result: dg.JobExecutionResult) -> list[dg.AssetMaterialization]:
     nodes = [f"{model}_models" for model in ("orders", "customers")]
     ran = {event.step_key for event in result.all_events}
@@ -209,8 +223,7 @@ def test_from_the_first_tick_to_rows_that_an_analyst_queries(aws: Aws, home: Hom
 def test_a_table_that_cannot_be_drained_holds_up_no_other(aws: Aws, home: Home) -> None:
     for model in home.config.models:
         assert home.run(bootstrap, [model]).success
-    assert aws.server is not None
-    aws.server.control("fault", operation="DescribeStream", code="AccessDeniedException", times=1)
+    fail_next_drain(aws)
     result = home.run(minute)
     [failed] = [event for event in result.all_events if event.is_step_failure]
     assert failed.step_key == "drain"
@@ -219,6 +232,59 @@ def test_a_table_that_cannot_be_drained_holds_up_no_other(aws: Aws, home: Home) 
     [model] = (event.asset_key.path[0] for event in [drained])
     assert_equal(home.config, aws.dynamodb, home.config.table(model).name, model)
     assert {event.asset_key.path[0] for event in models_built(result)} == {model}
+
+
+def test_a_table_that_keeps_failing_is_left_alone_for_a_while_and_the_others_are_not(
+    aws: Aws, home: Home
+) -> None:
+    for model in home.config.models:
+        assert home.run(bootstrap, [model]).success
+    fail_next_drain(aws)
+    result = home.run(minute, tags=dict(asked_for(home).tags))
+    [drained] = result.asset_materializations_for_node("drain")
+    sound = drained.asset_key.path[0]
+    [broken] = set(home.config.models) - {sound}
+
+    for model in home.config.models:
+        churned(aws, home, model)
+    request = asked_for(home)
+    assert request.tags["tailrace/failures"] == f"{broken}=1"
+    fail_next_drain(aws, times=2)
+    assert not home.run(minute, tags=dict(request.tags)).success
+
+    request = asked_for(home)
+    assert request.tags["tailrace/due"] == sound
+    assert request.tags["tailrace/failures"] == f"{sound}=1"
+    assert f"{broken}: its drain failed 2 times in a row" in str(home.tick().cursor)
+
+    assert home.run(minute).success  # a person, once it is mended
+    churned(aws, home, broken, seed=2)
+    request = asked_for(home)
+    assert request.tags["tailrace/due"] == broken
+    assert "tailrace/failures" not in request.tags
+
+
+def test_models_that_cannot_be_built_are_left_alone_for_a_while(
+    aws: Aws, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise Terminal("dbt could not build it", "Mend it.")
+
+    monkeypatch.setattr("tailrace.transform.runner.build", broken)
+    assert home.run(bootstrap, ["orders"]).success
+    for _ in range(2):
+        assert not home.run(minute, tags=dict(asked_for(home).tags)).success
+    skipped = home.tick()
+    assert all(request.job_name != "minute" for request in skipped.run_requests or ())
+    assert "orders: building its models failed 2 times in a row" in str(skipped.cursor)
+
+
+def test_a_warehouse_that_cannot_be_opened_turns_the_tick_red(home: Home) -> None:
+    catalog = home.config.path.parent / "warehouse" / "catalog.sqlite"
+    catalog.parent.mkdir(parents=True, exist_ok=True)
+    catalog.write_text("this is no catalog" * 100)
+    with pytest.raises(TailraceError, match="could not be opened"):
+        home.tick()
 
 
 def test_a_base_whose_process_is_killed_goes_on_and_ends_equal(aws: Aws, home: Home) -> None:

@@ -18,7 +18,7 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
-MODELS = 45
+MODELS = 39
 
 HOSTILE = (
     'select "x"; --',
@@ -410,13 +410,10 @@ def test_a_table_without_a_log_is_left_out(world: World, things: Table) -> None:
     }
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_any_arrangement_of_batches_and_merges_ends_like_the_reference(
-    world: World, seed: int
-) -> None:
+def test_any_arrangement_of_batches_and_merges_ends_like_the_reference(world: World) -> None:
     """Random logs, cut into batches at random, merged at random moments; after each merge the
     models show what the reference makes of what had landed by then."""
-    logs = [RandomLog(world.table(), random.Random(f"{seed}-{number}")) for number in range(6)]
+    logs = [RandomLog(world.table(), random.Random(f"arrangement {number}")) for number in range(6)]
     for _ in range(5):
         for log in logs:
             log.advance()
@@ -430,6 +427,7 @@ def test_any_arrangement_of_batches_and_merges_ends_like_the_reference(
 
 class RandomLog:
     """A log that grows by random batches: late versions, re-inserts, base rows after stream rows,
+    stream rows from before the base,
     epochs that open, overlap and go live, new attributes, now and then a new type."""
 
     NAMES = ("a", "A", "b.c", "d", "_key", "total")
@@ -473,7 +471,8 @@ class RandomLog:
             key = str(self.random.randrange(12))
             new = None if self.random.random() < 0.3 else self._item(key)
             changes.append((self._next_position(), new, item(key)))
-        self.table.stream(self.epoch, *changes)
+        prior = self.state == "open" and self.kind == "full" and self.random.random() < 0.4
+        self.table.stream(self.epoch, *changes, prior=prior)
 
     def _next_position(self) -> int:
         """The next one; or one that was left out before, which now comes late."""

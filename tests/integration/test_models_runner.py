@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from models_world import Table, query, write_config
 
-from tailrace.config import Config
+from tailrace.config import CONFIG_VARIABLE, Config
 from tailrace.errors import ConfigError, Retryable, Terminal
+from tailrace.lake.turns import turn
 from tailrace.transform import runner
 from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
@@ -131,3 +136,39 @@ def test_missing_dbt_files_and_a_missing_warehouse_say_what_to_run(tmp_path: Pat
 def test_dbt_prints_nothing(parcels: Table, capfd: pytest.CaptureFixture[str]) -> None:
     build(parcels.config, [MODEL])
     assert capfd.readouterr().out == ""
+
+
+def by_hand(config: Config, *arguments: str) -> subprocess.Popen[str]:
+    """dbt as a person starts it."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / "dbt"), *arguments],
+        cwd=config.dbt.project_dir,
+        env=os.environ | {CONFIG_VARIABLE: str(config.path), "DO_NOT_TRACK": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def at_the_lock(process: subprocess.Popen[str]) -> bool:
+    files = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any(str(file.readlink()).endswith(".lock") for file in files if file.is_symlink())
+
+
+def test_dbt_by_hand_waits_for_its_turn_to_write_and_reads_at_once(parcels: Table) -> None:
+    config = parcels.config
+    item = {"pk": {"S": "2"}}
+    parcels.stream(1, (10, item, item))
+    with turn(config.warehouse):
+        reading = by_hand(config, "test", "--select", f"{MODEL}_states")
+        assert reading.wait(120) == 0, reading.communicate()[0]
+        writing = by_hand(config, "run")
+        while not at_the_lock(writing):
+            assert writing.poll() is None, writing.communicate()[0]
+            time.sleep(0.05)
+        time.sleep(1.0)
+        assert writing.poll() is None
+        assert query(parcels.con, f"SELECT pk FROM analytics.{MODEL}") == [{"pk": "1"}]
+    assert writing.wait(120) == 0, writing.communicate()[0]
+    found = query(parcels.con, f"SELECT pk FROM analytics.{MODEL} ORDER BY pk")
+    assert found == [{"pk": "1"}, {"pk": "2"}]

@@ -4,9 +4,6 @@ damage to the warehouse is found, with both sides."""
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 
 from assets import manifest, reconciliation
 from orchestration.code_location import build_definitions
-from sandbox.workload import churn, create_table, put_all
+from sandbox.workload import create_table, put_all
 from tailrace.capture import reconcile
 from tailrace.config import Config
 from tailrace.engine import Engine
@@ -24,7 +21,12 @@ from tailrace.lake.attach import connect
 from tailrace.sources.aws import Aws as AwsSource
 from tailrace.sources.scan import TableScan
 from tailrace.transform.runner import build
-from tests.integration.replica import drain_until_caught_up, without_margin, write_config
+from tests.integration.replica import (
+    drain_until_caught_up,
+    without_margin,
+    write_config,
+    written_to,
+)
 
 SCANNED = "  - {{name: {}, model: events, base: {{method: scan}}}}\n"
 
@@ -47,32 +49,12 @@ def replicated(aws: Any, folder: Path, items: list[dict[str, Any]]) -> tuple[Con
     return config, name
 
 
-@contextmanager
-def written_to(aws: Any, name: str) -> Iterator[None]:
-    """A writer that changes the table until the block ends."""
-    stopping = threading.Event()
-
-    def write() -> None:
-        for seed in range(1000):
-            if stopping.is_set():
-                return
-            churn(aws.dynamodb, name, 500, 200, seed=seed, pause=lambda: stopping.wait(0.02))
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        writer.join()
-
-
 def test_a_table_that_is_written_to_all_the_while_is_equal_by_every_method(
     aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "SCAN_MARGIN_SECONDS", 0.0)
     config, name = replicated(aws, tmp_path, [item(number) for number in range(500)])
-    with Engine.open(config) as engine, written_to(aws, name):
+    with Engine.open(config) as engine, written_to(aws.dynamodb, name):
         for method in ("export", "scan", "sample"):
             result = engine.reconcile("events", method, sample=300)
             assert result.is_equal, (method, result.found.shown[:3])
@@ -210,7 +192,7 @@ def test_a_stream_that_carries_no_items_is_reconciled_while_it_is_written_to(
     with Engine.open(config) as engine:
         engine.base("events")
         drain_until_caught_up(engine, "events")
-        with written_to(aws, name):
+        with written_to(aws.dynamodb, name):
             found = engine.reconcile("events").found
         assert found.count == 0, found.shown[:3]
         assert found.equal >= 200

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_data_files_may_lie_on_s3(
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server of this session's own, on loopback; yields libpq's connection string."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
         Path(found).parent for found in [shutil.which("initdb")] if found
@@ -66,30 +67,30 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if os.environ.get("CI") == "true":
             pytest.fail("PostgreSQL's server (initdb) is not installed")
         pytest.skip("PostgreSQL's server (initdb) is not installed: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        for each in (folder, *folder.parents[:2]):
-            each.chmod(0o755)
-        shutil.chown(folder, "postgres")
-    data, port = folder / "data", _free_port()
-    subprocess.run(
-        [*user, binaries[-1] / "initdb", "-D", data, "-U", "tailrace", "-A", "trust"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd="/",
-    )
-    server = subprocess.Popen(
-        [*user, binaries[-1] / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h",
-         "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )  # fmt: skip
-    _wait_for(port)
-    yield f"host=127.0.0.1 port={port} user=tailrace"
-    server.terminate()
-    server.wait(30)
+    # Not under pytest's own folders: those are closed to other users.
+    with TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if user:
+            shutil.chown(folder, "postgres")
+        data, port = folder / "data", _free_port()
+        subprocess.run(
+            [*user, binaries[-1] / "initdb", "-D", data, "-U", "tailrace", "-A", "trust"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
+        server = subprocess.Popen(
+            [*user, binaries[-1] / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h",
+             "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )  # fmt: skip
+        _wait_for(port)
+        yield f"host=127.0.0.1 port={port} user=tailrace"
+        server.terminate()
+        server.wait(30)
 
 
 def _free_port() -> int:

@@ -15,7 +15,13 @@ import msgspec
 
 from tailrace.errors import Stale, Terminal
 from tailrace.lake.log import _check_fence
-from tailrace.lake.version import BASE_PHASE, EPOCH_DIGITS, POSITION_DIGITS, STREAM_PHASE
+from tailrace.lake.version import (
+    BASE_PHASE,
+    EPOCH_DIGITS,
+    POSITION_DIGITS,
+    PRIOR_PHASE,
+    STREAM_PHASE,
+)
 from tailrace.model import (
     Commit,
     Epoch,
@@ -41,9 +47,14 @@ class Row(NamedTuple):
     image: dict[str, Any] | None
 
     @property
+    def landed(self) -> int:
+        """The epoch under which the row has landed."""
+        return int(self.version[:EPOCH_DIGITS])
+
+    @property
     def is_base(self) -> bool:
         """Whether the row is of an epoch's base."""
-        return self.version[EPOCH_DIGITS] == str(BASE_PHASE)
+        return self.version[EPOCH_DIGITS] == BASE_PHASE
 
 
 @dataclass
@@ -132,7 +143,7 @@ class MemoryLog:
         store = self._store
         batch = store.batch + 1
         if commit.staged is not None and commit.staged.rows:
-            store.rows.extend(_landed(model, commit.staged, commit.epoch.number, batch, head.table))
+            store.rows.extend(_landed(model, commit.staged, commit.epoch, batch, head.table))
         store.batch = batch
         for each in commit.parts:
             _, known = store.positions.get(each.part, (0, Position()))
@@ -155,13 +166,13 @@ class MemoryLog:
         return batch
 
 
-def version(epoch: int, phase: int, position: str = "") -> str:
+def version(epoch: int, phase: str, position: str = "") -> str:
     """version.version_sql's text."""
     return f"{epoch:0{EPOCH_DIGITS}d}{phase}{position.rjust(POSITION_DIGITS, '0')}"
 
 
 def _landed(
-    model: str, staged: Staged, epoch: int, batch: int, table: TableDescription
+    model: str, staged: Staged, epoch: Epoch, batch: int, table: TableDescription
 ) -> list[Row]:
     rows = [
         _row(model, staged.shape, line, epoch, batch, table)
@@ -175,16 +186,20 @@ def _landed(
 
 
 def _row(
-    model: str, shape: Shape, line: bytes, epoch: int, batch: int, table: TableDescription
+    model: str, shape: Shape, line: bytes, landed: Epoch, batch: int, table: TableDescription
 ) -> Row:
     try:
-        value = msgspec.json.decode(line)
+        value, epoch = msgspec.json.decode(line), landed.number
     except msgspec.DecodeError as broken:
         raise Terminal(f"{model}: a row is not JSON: {broken}") from broken
     if shape is Shape.STREAM_RECORDS:
         change = value["dynamodb"]
         op, keys = value["eventName"], change["Keys"]
-        order = version(epoch, STREAM_PHASE, change["SequenceNumber"])
+        prior = landed.prior_until
+        is_prior = prior and change["ApproximateCreationDateTime"] < prior.timestamp()
+        phase = PRIOR_PHASE if is_prior else STREAM_PHASE
+        order = version(epoch, phase, change["SequenceNumber"])
+        epoch -= bool(is_prior)
         image = change.get("NewImage") if op != "REMOVE" else None
     elif shape is Shape.INCREMENTAL_LINES:
         keys, image = value["Keys"], value.get("NewImage")

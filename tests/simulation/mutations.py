@@ -127,8 +127,16 @@ MUTATIONS = (
         "base rows beat stream rows",
         "No step back",
         "tailrace/lake/version.py",
-        "BASE_PHASE = 0\nSTREAM_PHASE = 1\n",
-        "BASE_PHASE = 1\nSTREAM_PHASE = 0\n",
+        'BASE_PHASE = "0"\nSTREAM_PHASE = "1"\n',
+        'BASE_PHASE = "1"\nSTREAM_PHASE = "0"\n',
+    ),
+    Mutation(
+        "records older than the base beat it",
+        "No loss",
+        "tailrace/model.py",
+        "        return self.base_at - PRIOR_MARGIN if self.kind == FULL else None\n",
+        "        return None\n",
+        tests=("tests/simulation/test_log_contract.py",),
     ),
     Mutation(
         "positions compared as they are written",
@@ -229,7 +237,7 @@ MUTATIONS = (
         "any live epoch closes a gap",
         "No silent gap",
         COVERAGE,
-        "    if base_at(epoch) < gap.until:\n        return False\n",
+        "    if epoch.base_at < gap.until:\n        return False\n",
         "",
     ),
     Mutation(

@@ -105,8 +105,10 @@ def item(number: int, **more: Any) -> dict[str, Any]:
     return {"pk": {"S": f"p{number}"}, "sk": {"N": str(number)}} | more
 
 
-def record(number: int, sequence: str, op: str = "MODIFY") -> dict[str, Any]:
-    change = {"Keys": item(number), "SequenceNumber": sequence, "ApproximateCreationDateTime": 1}
+def record(
+    number: int, sequence: str, op: str = "MODIFY", at: float = NOW.timestamp()
+) -> dict[str, Any]:
+    change = {"Keys": item(number), "SequenceNumber": sequence, "ApproximateCreationDateTime": at}
     image = {} if op == "REMOVE" else {"NewImage": item(number, v={"N": "1"})}
     return {"eventName": op, "dynamodb": change | image}
 
@@ -144,6 +146,36 @@ def test_rows_of_each_shape_land_with_key_version_and_image(subject: Subject) ->
         (4, "0000011" + "0" * 39 + "9", 1, "MODIFY", key % (1, 1), item(1, v={"N": "1"})),
         (4, "0000011" + "0" * 38 + "10", 1, "REMOVE", key % (1, 1), None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "export_time", "minutes", "beaten"),
+    [
+        pytest.param("full", NOW, -6, True, id="older than the opening"),
+        pytest.param("full", NOW, -4, False, id="perhaps not older"),
+        pytest.param("full", NOW - timedelta(hours=1), -30, False, id="younger than the export"),
+        pytest.param("full", NOW - timedelta(hours=1), -66, True, id="older than the export"),
+        pytest.param("incremental", NOW, -66, False, id="an incremental base holds not all keys"),
+    ],
+)
+def test_a_base_beats_records_that_are_surely_older(
+    subject: Subject, kind: str, export_time: datetime, minutes: float, beaten: bool
+) -> None:
+    detail = {"export_time": export_time.isoformat()}
+    opened = replace(epoch(7, **detail), kind=kind)
+    for number in range(1, 7):
+        subject.log.open_epoch(subject.model, TABLE, epoch(number))
+    subject.log.open_epoch(subject.model, TABLE, opened)
+    old = record(1, "9", at=(NOW + timedelta(minutes=minutes)).timestamp())
+    subject.commit(
+        epoch=opened,
+        parts=(moved(SHARD, None, "9", 1),),
+        staged=subject.stage([old], Shape.STREAM_RECORDS),
+    )
+    [(_, version, number, *_)] = subject.rows()
+    assert (version < "0000070" + "0" * 40) == beaten
+    assert version > "0000061" + "9" * 40
+    assert number == (6 if beaten else 7)
 
 
 @pytest.mark.parametrize(

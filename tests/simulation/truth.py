@@ -75,7 +75,7 @@ class Truth:
             self._base.add((row.version, row.key))
             return
         sequence = int(row.version[-40:])
-        stream_arn = self._epoch(row.epoch).stream_arn
+        stream_arn = self._epoch(row.landed).stream_arn
         place = (stream_arn, sequence)
         if place in self._landed:
             raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
@@ -168,8 +168,8 @@ def visible(store: Store) -> dict[str, str]:
     newest = store.newest()
     winners: dict[str, Row] = {}
     for row in store.rows:
-        waits = row.is_base or "overlaps" in newest[row.epoch].detail
-        if waits and row.epoch not in store.live:
+        waits = row.is_base or "overlaps" in newest[row.landed].detail
+        if waits and row.landed not in store.live:
             continue
         winner = winners.get(row.key)
         if winner is None or row.version > winner.version:

@@ -4,6 +4,11 @@ tested: machines differ. `minute` starts a Dagster of its own and is left to `ma
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from bench.items import ATTRIBUTES, Items
@@ -40,3 +45,43 @@ def test_processes_are_told_apart_by_what_they_run() -> None:
     assert _role("python -m dagster api grpc --lazy-load-user-code") == "code server, its ticks"
     forks = "python -c from multiprocessing.forkserver import main; main(['dagster._daemon'])"
     assert _role(forks) == "runs"
+
+
+SERVING = """
+import sys
+from pathlib import Path
+from bench import replay
+Popen = replay.subprocess.Popen
+def told(*args, **kwargs):
+    process = Popen(*args, **kwargs)
+    print(process.pid, flush=True)
+    return process
+replay.subprocess.Popen = told
+with replay.serving(Path(sys.argv[1])):
+    sys.stdin.read()
+"""
+
+
+def test_the_replay_server_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", SERVING, str(tmp_path)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+    assert parent.stdout is not None
+    server = int(parent.stdout.readline())
+    assert is_running(server)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(10)
+    for _ in range(200):
+        if not is_running(server):
+            return
+        time.sleep(0.05)
+    os.kill(server, signal.SIGKILL)
+    raise AssertionError("the replay server outlived its parent by 10 s")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -9,6 +9,7 @@ import pytest
 from orchestration.decision import (
     REASON_LENGTH,
     LastBase,
+    LastFailure,
     RunInProgress,
     Situation,
     decide,
@@ -110,6 +111,66 @@ def test_rows_that_landed_without_being_merged_are_a_reason() -> None:
     decided = decide(at)
     assert decided.minute is not None
     assert "do not show yet" in decided.minute.reasons["orders"]
+
+
+def failed(times: int, *, ago: float, what: str = "its drain") -> LastFailure:
+    return LastFailure("aaaabbbb-cccc", what, times, NOW - timedelta(seconds=ago))
+
+
+@pytest.mark.parametrize(
+    ("times", "ago", "goes_on"),
+    [
+        (1, 0, True),
+        (2, 119, False),
+        (2, 120, True),
+        (4, 479, False),
+        (4, 480, True),
+        (5, 899, False),
+        (5, 900, True),
+        (60, 899, False),
+        (60, 900, True),
+    ],
+)
+def test_a_drain_that_keeps_failing_is_tried_ever_more_rarely_at_last_every_15_minutes(
+    times: int, ago: float, goes_on: bool
+) -> None:
+    failures = {"orders": failed(times, ago=ago)}
+    at = Situation(NOW, {"orders": "live"}, due={"orders": "new records"}, failures=failures)
+    minute = decide(at).minute
+    assert bool(minute) == goes_on
+    assert minute is None or minute.failures == {"orders": times}
+
+
+def test_a_table_that_waits_says_what_failed_and_why_it_is_due() -> None:
+    failures = {"orders": failed(4, ago=60)}
+    due = {"orders": "looking at its stream failed: No usable AWS credentials"}
+    [note] = decide(Situation(NOW, {"orders": "live"}, due=due, failures=failures)).notes
+    assert note == (
+        "orders: its drain failed 4 times in a row (run aaaabbbb: see its error); it is tried again"
+        " in 7 min 0 s, or at once if you materialize orders/changes and its models. It is due:"
+        " looking at its stream failed: No usable AWS credentials."
+    )
+
+
+def test_a_table_that_fails_holds_up_no_other() -> None:
+    states = {"orders": "live", "customers": "live"}
+    due = {"orders": "new records", "customers": "new records"}
+    failures = {"orders": failed(3, ago=1)}
+    decided = decide(Situation(NOW, states, due=due, failures=failures))
+    assert decided.minute is not None
+    assert decided.minute.models == ("customers",)
+    assert decided.minute.failures == {}
+    assert "orders: its drain failed 3 times" in decided.notes[0]
+
+
+def test_models_that_cannot_be_built_wait_too_though_no_record_is_new() -> None:
+    failures = {"orders": failed(3, ago=1, what="building its models")}
+    at = Situation(
+        NOW, {"orders": "live"}, due={"orders": ""}, unmerged=["orders"], failures=failures
+    )
+    decided = decide(at)
+    assert decided.minute is None
+    assert "orders: building its models failed 3 times" in decided.notes[0]
 
 
 def test_an_idle_minute_says_so() -> None:

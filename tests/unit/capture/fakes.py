@@ -160,10 +160,9 @@ def expired(*reads: int) -> Callable[[int], None]:
 
 def _record(number: int) -> dict[str, Any]:
     item = {"pk": {"S": f"k{number}"}}
-    return {
-        "eventName": "INSERT",
-        "dynamodb": {"Keys": item, "NewImage": item, "SequenceNumber": str(number)},
-    }
+    change = {"Keys": item, "NewImage": item, "SequenceNumber": str(number)}
+    time = (NOW - timedelta(minutes=1)).timestamp()
+    return {"eventName": "INSERT", "dynamodb": change | {"ApproximateCreationDateTime": time}}
 
 
 def landed(store: Store) -> list[str]:

@@ -28,7 +28,6 @@ from tailrace.model import (
     Epoch,
     ExportFile,
     ExportManifest,
-    Head,
     Part,
     PartProgress,
 )
@@ -307,13 +306,12 @@ def test_a_re_bootstraps_export_is_not_older_than_its_epoch(
 def test_where_the_streams_coverage_begins(enabled: str, followed: bool, minutes: float) -> None:
     arn = f"arn:aws:dynamodb:us-east-1:1:table/orders/stream/{enabled}"
     epoch = Epoch(1, "full", "scan", OPEN, "id-1", arn, NOW, NOW)
-    before = [epoch] if followed else []
-    found = coverage_begin(Head(epochs=(*before, replace(epoch, number=2))), arn, NOW)
+    found = coverage_begin([epoch] if followed else [], arn, NOW)
     assert found == NOW + timedelta(minutes=minutes)
 
 
 def test_an_old_streams_coverage_does_not_begin_before_its_retention() -> None:
-    assert NOW - timedelta(hours=24) < coverage_begin(Head(), STREAM, NOW) <= NOW
+    assert NOW - timedelta(hours=24) < coverage_begin([], STREAM, NOW) <= NOW
 
 
 def adopted(export: FakeExport, at: datetime) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from botocore.exceptions import IncompleteReadError
+from botocore.response import StreamingBody
 
 from tailrace.errors import CorruptExport
 from tailrace.lake import landing
@@ -112,3 +114,13 @@ def test_a_damaged_file_is_named_and_leaves_nothing(
         unpacked(tmp_path, content, 2, digest)
     assert "s3://bucket/data/f.json.gz" in refused.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("digest", [md5(WHOLE), None])
+@pytest.mark.parametrize("size", range(0, len(WHOLE), 9))
+def test_a_body_that_is_cut_off_is_no_damaged_file(
+    tmp_path: Path, size: int, digest: str | None
+) -> None:
+    body = StreamingBody(io.BytesIO(WHOLE[:size]), len(WHOLE))
+    with pytest.raises(IncompleteReadError):
+        unpack(body, ExportFile("data/f.json.gz", 2, digest), "f.json.gz", tmp_path / "f.json")

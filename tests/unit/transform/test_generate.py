@@ -81,21 +81,42 @@ def test_a_generated_file_that_is_outdated_is_written_anew(tmp_path: Path) -> No
     assert check(config) == []
 
 
-def test_models_of_a_table_that_is_no_longer_configured_are_named_not_deleted(
-    tmp_path: Path,
-) -> None:
+def test_generated_models_of_a_table_that_is_gone_are_removed(tmp_path: Path) -> None:
     generate(config_with(tmp_path, "orders", "customers"))
-    found = statuses(config_with(tmp_path, "orders"))
-    orphans = {path for path, status in found.items() if "not configured" in status}
-    assert orphans == {
-        "models/customers/customers.sql",
-        "models/customers/customers.yml",
-        "models/customers/customers_history.sql",
-        "models/customers/customers_latest.sql",
-        "models/customers/customers_states.sql",
-        "models/customers/stg_customers_changes.sql",
+    folder = tmp_path / "dbt_project" / "models" / "customers"
+    names = {
+        "customers.sql",
+        "customers.yml",
+        "customers_history.sql",
+        "customers_latest.sql",
+        "customers_states.sql",
+        "stg_customers_changes.sql",
     }
-    assert (tmp_path / "dbt_project/models/customers/customers.sql").exists()
+    config = config_with(tmp_path, "orders")
+    assert {each.path.name for each in check(config)} == names
+    assert {path.name for path in folder.iterdir()} == names
+    found = statuses(config)
+    assert {path for path, status in found.items() if status.startswith("removed")} == {
+        f"models/customers/{name}" for name in names
+    }
+    assert not folder.exists()
+    assert check(config) == []
+
+
+def test_what_somebody_edited_or_wrote_outlives_its_table_and_is_named(tmp_path: Path) -> None:
+    generate(config_with(tmp_path, "orders", "customers"))
+    models = tmp_path / "dbt_project" / "models"
+    edited, own = models / "customers" / "customers.sql", models / "mine" / "mine.sql"
+    edited.write_text(edited.read_text() + "limit 10\n")
+    own.parent.mkdir()
+    own.write_text("select 1 as one\n")
+    config = config_with(tmp_path, "orders")
+    found = statuses(config)
+    assert found["models/customers/customers.sql"].startswith("edited by hand, of a table")
+    assert [path.name for path in edited.parent.iterdir()] == ["customers.sql"]
+    assert own.exists()
+    assert "models/mine/mine.sql" not in found
+    assert check(config) == []
 
 
 def test_a_new_project_gets_profile_and_macros_and_an_existing_one_keeps_its_own(
