@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TREES = ("tailrace", "sandbox", "dbt_project", "tests")
+EXPORT_TESTS = ("tests/unit/sources/test_export_files.py",)
 UNIT_TESTS = ("tests/unit/capture", "tests/simulation/test_log_contract.py")
 SEEDS = 300
 
@@ -322,15 +323,33 @@ MUTATIONS = (
         "a damaged export file loaded as far as it goes",
         "No loss",
         EXPORT,
-        "    elif broken is not None:\n",
-        "    elif False:\n",
+        '        fault = f"is not a whole gzip file: {error}."\n',
+        "        pass\n",
+        tests=EXPORT_TESTS,
     ),
     Mutation(
         "an export file that lacks items loaded",
         "No loss",
         EXPORT,
-        "    elif found != file.items:\n",
+        "    elif fault is None and found != file.items:\n",
         "    elif False:\n",
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "an export file with another MD5 loaded",
+        "No loss",
+        EXPORT,
+        "    if file.md5 and md5 != file.md5:\n",
+        "    if False:\n",
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "lines that are no items of an export skipped",
+        "No loss",
+        EXPORT,
+        '        for line in lines.removesuffix(b"\\n").split(b"\\n")\n',
+        '        for line in lines.split(b"\\n")\n        if b"Item" in line\n',
+        tests=EXPORT_TESTS,
     ),
     Mutation(
         "attributes that no image was searched for",
@@ -338,7 +357,7 @@ MUTATIONS = (
         LOG,
         "        if discovery.count(con) == counted + 1:\n",
         "        if True:\n",
-        ("tests/unit/lake/test_log.py",),
+        tests=("tests/unit/lake/test_log.py",),
     ),
     Mutation(
         "retries that swallow an expired iterator",
