@@ -56,9 +56,9 @@ def _said(status: TableStatus) -> str:
     if status.gaps:
         text = gap_text(status.gaps)
         return (
-            f"{text[:1].upper()}{text[1:]}. `repair_sensor` reads them again where it is on;"
-            f" by hand: materialize {status.model}/base with `repair: true`, or"
-            f" `tailrace repair {status.model}`."
+            f"{text[:1].upper()}{text[1:]}. `drain_sensor` has them read again, unless"
+            f" `repair.automatic` is off; by hand: materialize {status.model}/base with"
+            f" `repair: true`, or `tailrace repair {status.model}`."
         )
     if status.proven_until is None:
         return "No pass has reached the tip of the stream yet."

@@ -18,7 +18,8 @@ JOB = "reconcile"
 SAMPLE = "sample"
 KEYS_SHOWN = 10
 
-# The minute's run drains as well: where one of its passes comes in time, it is not run into.
+# The minute's run drains as well: where one of its passes comes in time, it is not run into. Any
+# other run than the job's may hold the sensor's own run up: it waits for none.
 PATIENCE_SECONDS = 90.0
 
 
@@ -57,7 +58,8 @@ def build_reconciliation_check(*, table: Table) -> dg.AssetChecksDefinition:
         config: ReconciliationConfig,
         tailrace: TailraceResource,
     ) -> dg.AssetCheckResult:
-        method = config.method or (None if context.run.job_name == JOB else SAMPLE)
+        by_job = context.run.job_name == JOB
+        method = config.method or (None if by_job else SAMPLE)
         try:
             with tailrace.engine(telling(context.log.info)) as engine:
                 result = engine.reconcile(
@@ -65,7 +67,7 @@ def build_reconciliation_check(*, table: Table) -> dg.AssetChecksDefinition:
                     method,
                     sample=config.sample,
                     max_rcu=config.max_rcu,
-                    patience_seconds=PATIENCE_SECONDS,
+                    patience_seconds=PATIENCE_SECONDS if by_job else 0.0,
                 )
         except Exception as error:
             raise failure({table.model: error}) from error

@@ -53,8 +53,9 @@ class Killer:
     kills: Counter[str] = field(default_factory=Counter)
     torn: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
-    # Base and repair of one table: what was begun is ended before the other begins.
-    unfinished: str | None = None
+    # Base and repair of one table: what was begun is ended before the other begins, and there is
+    # nothing to repair before the first base.
+    unfinished: str | None = "export"
     repaired: bool = True
 
     def kill_all(self) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,8 +152,17 @@ def by_hand(config: Config, *arguments: str) -> subprocess.Popen[str]:
 
 
 def at_the_lock(process: subprocess.Popen[str]) -> bool:
-    files = Path(f"/proc/{process.pid}/fd").iterdir()
-    return any(str(file.readlink()).endswith(".lock") for file in files if file.is_symlink())
+    return any(
+        file.endswith(".lock")
+        for descriptor in os.listdir(f"/proc/{process.pid}/fd")
+        for file in opened(process, descriptor)
+    )
+
+
+def opened(process: subprocess.Popen[str], descriptor: str) -> Iterator[str]:
+    """The file of a descriptor, unless it has been closed since it was listed."""
+    with suppress(FileNotFoundError):
+        yield os.readlink(f"/proc/{process.pid}/fd/{descriptor}")
 
 
 def test_dbt_by_hand_waits_for_its_turn_to_write_and_reads_at_once(parcels: Table) -> None:
