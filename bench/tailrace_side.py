@@ -3,8 +3,6 @@ but the place that bytes come from."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shutil
 import tempfile
@@ -25,12 +23,12 @@ from tailrace.errors import Terminal
 from tailrace.lake.log import ChangeLog
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
 from tailrace.sources.aws import Aws
+from tailrace.sources.export import unpack
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
 
 MODEL = "bench"
 SEGMENTS = 8
-CHUNK_BYTES = 1024 * 1024
 BUDGET = drain.Budget(seconds=3_600, bytes=2**40)
 
 TABLE = TableDescription(
@@ -60,7 +58,7 @@ class NoWaiting:
 
 @dataclass(frozen=True)
 class LocalExport:
-    """An export whose files lie in a folder: copied and checked by MD5, as S3's are."""
+    """An export whose files lie in a folder: unpacked and checked, as S3's are."""
 
     folder: Path
     repeat: int = 1
@@ -92,13 +90,9 @@ class LocalExport:
         )
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
-        path = folder / file.key.replace("/", "-")
-        digest = hashlib.md5(usedforsecurity=False)
-        with open(self.folder / Path(file.key).name, "rb") as source, open(path, "wb") as target:
-            while chunk := source.read(CHUNK_BYTES):
-                digest.update(chunk)
-                target.write(chunk)
-        assert base64.b64encode(digest.digest()).decode() == file.md5, file.key
+        path = folder / file.key.replace("/", "-").removesuffix(".gz")
+        with (self.folder / Path(file.key).name).open("rb") as body:
+            unpack(body, file, file.key, path)
         return path
 
 

@@ -88,11 +88,10 @@ class Shard:
 
 
 class Shape(Enum):
-    """What a staged file holds, one JSON object a line: items as Scan returns them, lines of a
-    full or an incremental export's data file, or records as DynamoDB Streams returns them."""
+    """What a staged file holds, one JSON object a line: items, lines of an incremental export's
+    data file, or records as DynamoDB Streams returns them."""
 
     ITEMS = "items"
-    EXPORT_LINES = "export_lines"
     INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
 
@@ -145,18 +144,19 @@ class ExportState:
 
 @dataclass(frozen=True)
 class ExportFile:
-    """One data file of an export: its key from the bucket's root, how many items it holds, and
-    the base64 MD5 of its compressed bytes."""
+    """One data file of an export: its key from the bucket's root, how many items it holds, the
+    base64 MD5 of its compressed bytes, and whether its lines are changes rather than items."""
 
     key: str
     items: int
     md5: str | None
+    incremental: bool = False
 
 
 @dataclass(frozen=True)
 class ExportManifest:
     """An export as its two manifests describe it. `export_time` is the instant of a full one's
-    state, `window` what an incremental one covers."""
+    state, `window` what an incremental one covers, `bytes` the size that AWS bills (0: untold)."""
 
     bucket: str
     table_id: str | None
@@ -164,6 +164,7 @@ class ExportManifest:
     item_count: int
     files: tuple[ExportFile, ...]
     window: Window | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

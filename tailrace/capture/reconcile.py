@@ -212,12 +212,12 @@ def read_export(
         )
     taken_at = manifest.export_time or state.export_time or at
     meter = Meter(run, len(manifest.files), manifest.item_count, {})
-    for batch, paths in fetched(run, export, manifest.bucket, batches_of(list(manifest.files))):
-        # An empty partition's file holds nothing, sometimes not even a gzip header.
+    batches = batches_of(manifest, manifest.files)
+    for batch, paths in fetched(run, export, manifest.bucket, batches):
         filled = [str(path) for file, path in zip(batch, paths, strict=True) if file.items]
         items = sum(file.items for file in batch)
         if filled:
-            staged = Staged(Shape.EXPORT_LINES, tuple(filled), items)
+            staged = Staged(Shape.ITEMS, tuple(filled), items)
             comparison.add(staged, taken_at - SLACK, taken_at + SLACK)
         meter.add(items, sum(path.stat().st_size for path in paths), parts=len(batch))
     _refuse_stopped(run)

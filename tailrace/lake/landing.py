@@ -30,58 +30,66 @@ def rows_sql(
     epoch: int,
     read_at: datetime | None,
     prior_until: datetime | None = None,
+    members: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up)
-    over the staged `files`. `read_at` is when a full base was read; stream records older than
-    `prior_until` come before the epoch's base and so belong to the epoch before it."""
+    """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up,
+    members) over the staged `files`. `read_at` is when a full base was read; stream records older
+    than `prior_until` come before the epoch's base and so belong to the epoch before it.
+    `members` names attributes and types: the list of that name begins with their values in the
+    image, as JSON texts, NULL where the item has no such attribute of that type."""
     source = (
         f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(source, key, epoch, prior_until)
+        return _stream_records(source, key, epoch, prior_until, members)
     if shape is Shape.INCREMENTAL_LINES:
-        return _incremental_lines(source, key, epoch)
-    prefix = ("Item",) if shape is Shape.EXPORT_LINES else ()
-    paths = [pointer(*prefix, attribute.name) for attribute in key]
-    if shape is Shape.EXPORT_LINES:
-        paths.append(pointer(*prefix))
-        image = f"v[{len(paths)}]"
-    else:
-        image = "line"
+        return _incremental_lines(source, key, epoch, members)
+    paths = [pointer(*member) for member in members]
+    paths += [pointer(attribute.name) for attribute in key]
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
-            'READ' AS op, {_key_sql(key)} AS key, {image} AS image, NULL::JSON AS old_image,
-            {_time(read_at)} AS changed_at, false AS ttl_expired,
-            false AS looked_up
-        FROM (SELECT json AS line, json_extract(json, {literals(paths)}) AS v FROM {source})"""
+            'READ' AS op, {_key_sql(key, len(members))} AS key, json AS image,
+            NULL::JSON AS old_image, {_time(read_at)} AS changed_at,
+            false AS ttl_expired, false AS looked_up, v AS members
+        FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
-def _incremental_lines(source: str, key: Sequence[KeyAttribute], epoch: int) -> str:
+def _incremental_lines(
+    source: str, key: Sequence[KeyAttribute], epoch: int, members: Sequence[tuple[str, str]]
+) -> str:
     """A line holds a changed key's state at the end of its window; without a new image the item
     was deleted in it. Its position is the time of its last write, in microseconds."""
-    paths = [pointer("Keys", attribute.name) for attribute in key]
+    paths = [pointer("NewImage", *member) for member in members]
+    paths += [pointer("Keys", attribute.name) for attribute in key]
+    first = len(paths) + 1
     paths += [
         pointer("NewImage"),
         pointer("OldImage"),
         pointer("Metadata", "WriteTimestampMicros", "N"),
     ]
-    new, old, written = (f"v[{len(key) + number}]" for number in (1, 2, 3))
+    new, old, written = (f"v[{number}]" for number in range(first, first + 3))
     micros = f"trim({written}, {literal(QUOTE)})"
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, micros)} AS version, {epoch} AS epoch,
-            CASE WHEN {new} IS NULL THEN 'REMOVE' ELSE 'READ' END AS op, {_key_sql(key)} AS key,
-            {new} AS image, {old} AS old_image,
+            CASE WHEN {new} IS NULL THEN 'REMOVE' ELSE 'READ' END AS op,
+            {_key_sql(key, len(members))} AS key, {new} AS image, {old} AS old_image,
             make_timestamptz({micros}::BIGINT) AS changed_at, false AS ttl_expired,
-            false AS looked_up
+            false AS looked_up, v AS members
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
 def _stream_records(
-    source: str, key: Sequence[KeyAttribute], epoch: int, prior_until: datetime | None
+    source: str,
+    key: Sequence[KeyAttribute],
+    epoch: int,
+    prior_until: datetime | None,
+    members: Sequence[tuple[str, str]],
 ) -> str:
-    paths = [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
+    paths = [pointer("dynamodb", "NewImage", *member) for member in members]
+    paths += [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
     names = ["new", "old", "event", "sequence", "time", "principal", "Principal", "looked_up"]
+    first = len(paths) + 1
     paths += [
         pointer("dynamodb", "NewImage"),
         pointer("dynamodb", "OldImage"),
@@ -95,7 +103,7 @@ def _stream_records(
     ]
     # One lookup for all of them: a second one would parse the record again. So texts come as
     # JSON, in quotes; those taken here hold nothing that JSON escapes.
-    v = {name: f"v[{number}]" for number, name in enumerate(names, start=len(key) + 1)}
+    v = {name: f"v[{number}]" for number, name in enumerate(names, start=first)}
     removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
     principal = f"coalesce({v['principal']}, {v['Principal']})"
     position = f"trim({v['sequence']}, {literal(QUOTE)})"
@@ -107,12 +115,12 @@ def _stream_records(
         number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
     return f"""
         SELECT {version} AS version, {number} AS epoch,
-            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key)} AS key,
+            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
             CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
             to_timestamp({v["time"]}::DOUBLE) AS changed_at,
             {removed} AND {principal} IS NOT DISTINCT FROM
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
-            {v["looked_up"]} IS NOT NULL AS looked_up
+            {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
 
 
@@ -120,13 +128,14 @@ def _time(at: datetime | None) -> str:
     return f"{literal(at.isoformat() if at else None)}::TIMESTAMPTZ"
 
 
-def _key_sql(key: Sequence[KeyAttribute]) -> str:
-    """The canonical key text, {"pk":{"S":"a"},"sk":{"N":"1"}}, from the list v of its values.
+def _key_sql(key: Sequence[KeyAttribute], before: int) -> str:
+    """The canonical key text, {"pk":{"S":"a"},"sk":{"N":"1"}}, from its values in the list v,
+    in which `before` others come first.
 
     NULL where a key attribute is missing: the commit refuses such a row."""
     text = "'{'"
     for index, attribute in enumerate(key, start=1):
         comma = "," if index > 1 else ""
         name = json.dumps(attribute.name, ensure_ascii=False)
-        text += f" || {literal(f'{comma}{name}:')} || v[{index}]"
+        text += f" || {literal(f'{comma}{name}:')} || v[{before + index}]"
     return f"{text} || '}}'"

@@ -72,6 +72,7 @@ class ChangeLog:
         self._con = connect(warehouse)
         self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
+        discovery.create_counter(self._con)
         self._mutex = threading.RLock()
         self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
         self._heads: dict[str, tuple[int, Head]] = {}
@@ -239,9 +240,13 @@ class ChangeLog:
         staged = commit.staged
         assert staged is not None
         epoch = commit.epoch
-        rows = rows_sql(
-            staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until
-        )
+        where = (staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until)
+        known = list(self._attributes(con, model).values())
+        first = discovery.first_sql(rows_sql(*where))
+        expected = known or discovery.discover(con, first, [])
+        rows = rows_sql(*where, [(each.path, each.type) for each in expected])
+        rows = discovery.watched_sql(rows, expected)
+        counted = discovery.count(con)
         log = ident(CHANGES, model)
         try:
             landed = con.execute(
@@ -260,9 +265,11 @@ class ChangeLog:
                 f" but {count} were read.",
                 "Nothing was committed. If it happens again, keep the files and report it.",
             )
-        batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
-        known = self._attributes(con, model)
-        found = discovery.discover(con, batch_sql, known.values())
+        if discovery.count(con) == counted + 1:
+            found = [] if known else expected
+        else:
+            batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
+            found = discovery.discover(con, batch_sql, known)
         if found:
             con.execute(discovery.insert_sql(model, batch, found))
             # Learned only once committed: a rolled-back batch teaches nothing.

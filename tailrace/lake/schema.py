@@ -17,8 +17,8 @@ ANALYTICS = "analytics"
 # Up to this many rows of a commit stay in the catalog instead of becoming a Parquet file.
 INLINED_ROWS = 200
 
-# Smaller than DuckDB's 122,880: about 40 MB of 1 KB items a row group, so memory stays flat.
-ROW_GROUP_ROWS = 40_960
+# Smaller than DuckDB's 122,880: about 20 MB of 1 KB items a row group, so memory stays flat.
+ROW_GROUP_ROWS = 20_480
 
 _CONTROL_TABLES = {
     "tables": """model VARCHAR, batch BIGINT, table_name VARCHAR, table_arn VARCHAR,

@@ -1,14 +1,20 @@
-"""Point-in-time exports in S3: start or adopt one, read its manifests, fetch its files verified."""
+"""Point-in-time exports in S3: start or adopt one, read its manifests, fetch its files verified.
+
+A data file is gunzipped while it comes: isal does that several times faster than DuckDB or zlib.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from isal import igzip, isal_zlib
 
 from tailrace.config import ExportBase
 from tailrace.errors import (
@@ -27,7 +33,11 @@ FULL, INCREMENTAL = "FULL_EXPORT", "INCREMENTAL_EXPORT"
 COMPLETED = "COMPLETED"
 FAILED = "FAILED"
 
-DOWNLOAD_CHUNK_BYTES = 1024 * 1024
+# What is gunzipped at a time: it should fit the processor's cache.
+UNPACK_BYTES = 256 * 1024
+
+# What AWS writes before an item of a full export; after it comes one brace.
+ITEM = b'{"Item":'
 
 # AWS's docs name the files *.checksum, its own loader reads *.md5; neither is required.
 CHECKSUM_SUFFIXES = (".checksum", ".md5")
@@ -42,6 +52,7 @@ FAILURES = {
 class _Summary(msgspec.Struct):
     manifestFilesS3Key: str  # noqa: N815
     itemCount: int  # noqa: N815
+    billedSizeBytes: int = 0  # noqa: N815
     outputFormat: str = "DYNAMODB_JSON"  # noqa: N815
     tableId: str | None = None  # noqa: N815
     exportTime: datetime | None = None  # noqa: N815
@@ -54,6 +65,10 @@ class _File(msgspec.Struct):
     itemCount: int  # noqa: N815
     dataFileS3Key: str  # noqa: N815
     md5Checksum: str | None = None  # noqa: N815
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    Item: msgspec.Raw
 
 
 class TableExport:
@@ -173,8 +188,11 @@ class TableExport:
             )
         body = self._object(bucket, summary.manifestFilesS3Key)
         lines = [line for line in body.splitlines() if line.strip()]
+        window = None
+        if summary.exportFromTime and summary.exportToTime:
+            window = Window(summary.exportFromTime, summary.exportToTime)
         files = tuple(
-            ExportFile(each.dataFileS3Key, each.itemCount, each.md5Checksum)
+            ExportFile(each.dataFileS3Key, each.itemCount, each.md5Checksum, window is not None)
             for each in (_decode(_File, line, bucket, summary.manifestFilesS3Key) for line in lines)
         )
         total = sum(each.items for each in files)
@@ -184,32 +202,17 @@ class TableExport:
                 f" items, but manifest-summary.json counts {summary.itemCount}.",
                 "The manifest was altered or cut off. Nothing was loaded. " + RESTORE_OR_RESTART,
             )
-        window = None
-        if summary.exportFromTime and summary.exportToTime:
-            window = Window(summary.exportFromTime, summary.exportToTime)
-        return ExportManifest(bucket, summary.tableId, summary.exportTime, total, files, window)
+        size = summary.billedSizeBytes
+        return ExportManifest(
+            bucket, summary.tableId, summary.exportTime, total, files, window, size
+        )
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
-        """Fetches a data file into `folder` and checks its MD5. Raises CorruptExport, and leaves no
-        file behind then."""
-        path = folder / PurePosixPath(file.key).name
-        digest = hashlib.md5(usedforsecurity=False)
+        """Fetches a data file's lines into `folder`, as `unpack` does."""
+        path = folder / PurePosixPath(file.key).stem
         with explained("s3:GetObject", f"s3://{bucket}/{file.key}", self._aws.region):
             body = self._aws.client("s3").get_object(Bucket=bucket, Key=file.key)["Body"]
-            with path.open("wb") as out:
-                for chunk in body.iter_chunks(DOWNLOAD_CHUNK_BYTES):
-                    digest.update(chunk)
-                    out.write(chunk)
-        found = base64.b64encode(digest.digest()).decode()
-        if file.md5 and found != file.md5:
-            size = path.stat().st_size
-            path.unlink()
-            raise CorruptExport(
-                f"s3://{bucket}/{file.key} ({size} bytes) has the MD5 {found}, but its manifest"
-                f" says {file.md5}.",
-                "The file was truncated or altered after the export. Nothing of it was loaded. "
-                + RESTORE_OR_RESTART,
-            )
+            unpack(body, file, f"s3://{bucket}/{file.key}", path)
         return path
 
     def _object(self, bucket: str, key: str) -> bytes:
@@ -237,6 +240,97 @@ class TableExport:
         with explained("s3:GetObject", f"s3://{bucket}/{key}", self._aws.region):
             body: bytes = self._aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
             return body
+
+
+class Body(Protocol):
+    """Compressed bytes as they come."""
+
+    def readinto(self, buffer: Any, /) -> int: ...
+
+
+class _Hashed(RawIOBase):
+    """A body whose MD5 is taken as it is read."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._body.readinto(buffer)
+        self._digest.update(memoryview(buffer)[:size])
+        self.size += size
+        return size
+
+    def md5(self) -> str:
+        """Reads the body to its end; the MD5 of all of it, in base64."""
+        while self.read(UNPACK_BYTES):
+            pass
+        return base64.b64encode(self._digest.digest()).decode()
+
+
+def unpack(body: Body, file: ExportFile, name: str, path: Path) -> None:
+    """Writes what the data file `name` holds to `path`, an item or a change a line, and checks
+    that it is a whole gzip file with the MD5 and the item count of its manifest. Raises
+    CorruptExport, and leaves nothing; what reading `body` raises goes through."""
+    hashed = _Hashed(body)
+    take = _changes if file.incremental else _items
+    found, fault = 0, None
+    try:
+        with igzip.GzipFile(fileobj=hashed, mode="rb") as stream, path.open("wb") as out:
+            for lines in _whole_lines(stream):
+                text, count = take(lines)
+                out.write(text)
+                found += count
+    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
+        fault = f"is not a whole gzip file: {error}."
+    except msgspec.DecodeError as error:
+        fault = f'holds a line that is not {{"Item":…}}: {error}.'
+    md5 = hashed.md5()
+    if file.md5 and md5 != file.md5:
+        fault = f"({hashed.size} bytes) has the MD5 {md5}, but its manifest says {file.md5}."
+    elif fault is None and found != file.items:
+        fault = f"holds {found} items, but its manifest counts {file.items}."
+    if fault is not None:
+        path.unlink(missing_ok=True)
+        raise CorruptExport(
+            f"{name} {fault}",
+            "The file was truncated or altered after the export. Nothing of it was loaded. "
+            + RESTORE_OR_RESTART,
+        )
+
+
+def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
+    """The text of a stream, some whole lines at a time."""
+    begun = b""
+    while chunk := stream.read(UNPACK_BYTES):
+        lines, end, begun = (begun + chunk).rpartition(b"\n")
+        if end:
+            yield lines + end
+    if begun:
+        yield begun + b"\n"
+
+
+def _items(lines: bytes) -> tuple[bytes, int]:
+    """The items of lines {"Item":…}, and how many they are. Raises msgspec.DecodeError for a line
+    that is another.
+
+    What else stands in a line that begins as AWS writes it is left beside the item, which then is
+    no JSON: whoever reads the items refuses it."""
+    items = [
+        line[len(ITEM) : -1] if line.startswith(ITEM) else _item(line)
+        for line in lines.removesuffix(b"\n").split(b"\n")
+    ]
+    return b"\n".join([*items, b""]), len(items)
+
+
+def _item(line: bytes) -> bytes:
+    return bytes(msgspec.json.decode(line, type=_Line).Item)
+
+
+def _changes(lines: bytes) -> tuple[bytes, int]:
+    """Lines of an incremental export as they are, and how many they are."""
+    return lines, lines.count(b"\n")
 
 
 def _export_refused(error: Terminal, table: TableDescription) -> Exception | None:

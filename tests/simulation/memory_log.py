@@ -6,8 +6,6 @@ against this and the real ChangeLog, so that the two cannot drift apart.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,7 +177,7 @@ def _landed(
     rows = [
         _row(model, staged.shape, line, epoch, batch, table)
         for path in staged.files
-        for line in _lines(model, Path(path))
+        for line in Path(path).read_bytes().splitlines()
         if line.strip()
     ]
     if len(rows) != staged.rows:
@@ -187,19 +185,13 @@ def _landed(
     return rows
 
 
-def _lines(model: str, path: Path) -> list[bytes]:
-    if path.suffix != ".gz":
-        return path.read_bytes().splitlines()
-    try:
-        return gzip.decompress(path.read_bytes()).splitlines()
-    except (OSError, EOFError, zlib.error) as broken:
-        raise Terminal(f"{model}: {path.name}: {broken}") from broken
-
-
 def _row(
     model: str, shape: Shape, line: bytes, landed: Epoch, batch: int, table: TableDescription
 ) -> Row:
-    value, epoch = msgspec.json.decode(line), landed.number
+    try:
+        value, epoch = msgspec.json.decode(line), landed.number
+    except msgspec.DecodeError as broken:
+        raise Terminal(f"{model}: a row is not JSON: {broken}") from broken
     if shape is Shape.STREAM_RECORDS:
         change = value["dynamodb"]
         op, keys = value["eventName"], change["Keys"]
@@ -214,7 +206,7 @@ def _row(
         op = "REMOVE" if image is None else "READ"
         order = version(epoch, BASE_PHASE, value["Metadata"]["WriteTimestampMicros"]["N"])
     else:
-        image = keys = value["Item"] if shape is Shape.EXPORT_LINES else value
+        image = keys = value
         op, order = "READ", version(epoch, BASE_PHASE)
     try:
         key = {each.name: keys[each.name] for each in table.key}

@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TREES = ("tailrace", "sandbox", "dbt_project", "tests")
+EXPORT_TESTS = ("tests/unit/sources/test_export_files.py",)
 UNIT_TESTS = ("tests/unit/capture", "tests/simulation/test_log_contract.py")
 SEEDS = 300
 
@@ -27,6 +28,7 @@ BOOTSTRAP = "tailrace/capture/bootstrap.py"
 COVERAGE = "tailrace/capture/coverage.py"
 STAGE = "tailrace/capture/stage.py"
 SHARDS = "tailrace/capture/shards.py"
+EXPORT = "tailrace/sources/export.py"
 STREAMS = "tailrace/sources/streams.py"
 LOG = "tailrace/lake/log.py"
 STAGED = "dbt_project/macros/staged_changes.sql"
@@ -320,9 +322,42 @@ MUTATIONS = (
     Mutation(
         "a damaged export file loaded as far as it goes",
         "No loss",
-        BOOTSTRAP,
-        "        for file, path in zip(batch, paths, strict=True):\n            _blame(",
-        "        for file, path in []:\n            _blame(",
+        EXPORT,
+        '        fault = f"is not a whole gzip file: {error}."\n',
+        "        pass\n",
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "an export file that lacks items loaded",
+        "No loss",
+        EXPORT,
+        "    elif fault is None and found != file.items:\n",
+        "    elif False:\n",
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "an export file with another MD5 loaded",
+        "No loss",
+        EXPORT,
+        "    if file.md5 and md5 != file.md5:\n",
+        "    if False:\n",
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "lines that are no items of an export skipped",
+        "No loss",
+        EXPORT,
+        '        for line in lines.removesuffix(b"\\n").split(b"\\n")\n',
+        '        for line in lines.split(b"\\n")\n        if b"Item" in line\n',
+        tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "attributes that no image was searched for",
+        "Lossless",
+        LOG,
+        "        if discovery.count(con) == counted + 1:\n",
+        "        if True:\n",
+        tests=("tests/unit/lake/test_log.py",),
     ),
     Mutation(
         "retries that swallow an expired iterator",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -63,9 +62,6 @@ class Subject:
     ) -> Staged:
         text = "".join(json.dumps(each) + "\n" for each in lines).encode()
         path = self.folder / f"staged-{len(list(self.folder.iterdir()))}"
-        if shape is Shape.EXPORT_LINES:
-            path = path.with_suffix(".json.gz")
-            text = gzip.compress(text)
         path.write_bytes(text)
         return Staged(shape, (str(path),), len(lines) if rows is None else rows, NOW)
 
@@ -134,10 +130,8 @@ def test_rows_of_each_shape_land_with_key_version_and_image(subject: Subject) ->
     subject.commit(
         parts=(moved(SEGMENT, None, "k", 1),), staged=subject.stage([item(1, a={"S": "x"})])
     )
-    lines = [{"Item": item(2)}]
     subject.commit(
-        parts=(moved(replace(SEGMENT, id="f"), None, "md5", 1),),
-        staged=subject.stage(lines, Shape.EXPORT_LINES),
+        parts=(moved(replace(SEGMENT, id="f"), None, "md5", 1),), staged=subject.stage([item(2)])
     )
     records = [record(1, "9"), record(1, "10", "REMOVE")]
     batch = subject.commit(
@@ -253,7 +247,7 @@ def test_a_new_epoch_takes_over_shards_but_not_segments(subject: Subject) -> Non
 
 def test_bad_rows_are_refused_and_leave_no_trace(subject: Subject) -> None:
     subject.log.open_epoch(subject.model, TABLE, epoch())
-    broken = subject.stage([{"Item": item(1)}], Shape.EXPORT_LINES)
+    broken = subject.stage([item(1)])
     path = Path(broken.files[0])
     path.write_bytes(path.read_bytes()[:20])
     for staged in (subject.stage([item(1)], rows=2), subject.stage([{"pk": {"S": "a"}}]), broken):

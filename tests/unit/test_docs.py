@@ -74,7 +74,7 @@ def test_every_make_target_on_a_page_exists(page: Path) -> None:
 def test_the_pages_show_commands() -> None:
     """So that the tests above do not pass by finding nothing."""
     shown = {words[0] for words in _commands((ROOT / "README.md").read_text(), "tailrace")}
-    assert shown == {"init", "generate", "sync", "base", "reconcile", "status", "sql"}
+    assert shown == {"init", "generate", "sync", "reconcile", "status", "sql"}
 
 
 def test_every_setting_is_in_the_configuration_page() -> None:

@@ -28,6 +28,7 @@ from tailrace.model import (
     TableDescription,
     Window,
 )
+from tailrace.sources.export import unpack
 from tests.simulation.memory_log import MemoryLog, Store
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -211,7 +212,7 @@ class FakeExport:
         self.files = tuple(self._write(number, keys) for number, keys in enumerate(files))
 
     def _write(self, number: int, keys: list[str]) -> ExportFile:
-        lines = "".join(json.dumps({"Item": {"pk": {"S": key}}}) + "\n" for key in keys)
+        lines = "".join(f'{{"Item":{{"pk":{{"S":"{key}"}}}}}}\n' for key in keys)
         content = gzip.compress(lines.encode())
         (self.folder / f"f{number}.json.gz").write_bytes(content)
         digest = base64.b64encode(hashlib.md5(content).digest()).decode()
@@ -250,8 +251,9 @@ class FakeExport:
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
         self.fetched.append(file.key)
-        path = folder / file.key
-        path.write_bytes((self.folder / file.key).read_bytes())
+        path = folder / file.key.removesuffix(".gz")
+        with (self.folder / file.key).open("rb") as body:
+            unpack(body, file, file.key, path)
         return path
 
 

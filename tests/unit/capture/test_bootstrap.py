@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tailrace.model import (
     BaseProgress,
     Commit,
     Epoch,
+    ExportFile,
+    ExportManifest,
     Part,
     PartProgress,
 )
@@ -368,6 +371,7 @@ def test_a_damaged_file_is_named_and_nothing_of_it_lands(
     path = export.folder / "f3.json.gz"
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
+    export.files = tuple(replace(file, md5=None) for file in export.files)
     store = exported(start, export)
     with pytest.raises(CorruptExport, match=said) as refused:
         read_export(start(store), export, TABLE)
@@ -383,8 +387,24 @@ def test_files_are_grouped_by_items_and_by_number(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_FILES", 3)
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_ITEMS", 10)
     files = [
-        bootstrap.ExportFile(f"f{number}", items, None)
+        ExportFile(f"f{number}", items, None)
         for number, items in enumerate([4, 4, 4, 1, 25, 0, 0, 0, 0])
     ]
-    grouped = [[file.items for file in batch] for batch in bootstrap.batches_of(files)]
-    assert grouped == [[4, 4, 4], [1, 25], [0, 0, 0], [0]]
+    assert grouped(files) == [[4, 4, 4], [1, 25], [0, 0, 0], [0]]
+
+
+@pytest.mark.parametrize(("size", "batches"), [(0, [4, 1]), (50, [4, 1]), (500, [2, 2, 1])])
+def test_the_larger_the_items_the_fewer_make_a_batch(
+    monkeypatch: pytest.MonkeyPatch, size: int, batches: list[int]
+) -> None:
+    monkeypatch.setattr(bootstrap, "EXPORT_BATCH_FILES", 9)
+    monkeypatch.setattr(bootstrap, "EXPORT_BATCH_ITEMS", 40)
+    monkeypatch.setattr(bootstrap, "EXPORT_BATCH_BYTES", 200)
+    files = [ExportFile(f"f{number}", 10, None) for number in range(5)]
+    assert [len(batch) for batch in grouped(files, size)] == batches
+
+
+def grouped(files: list[ExportFile], size: int = 0) -> list[list[int]]:
+    items = sum(file.items for file in files)
+    manifest = ExportManifest("bucket", None, None, items, tuple(files), bytes=size)
+    return [[file.items for file in batch] for batch in bootstrap.batches_of(manifest, files)]

@@ -210,14 +210,6 @@ def test_an_empty_table_equals_an_empty_log(tmp_path: Path) -> None:
     lake.log.close()
 
 
-def test_export_lines_are_items_as_well(lake: Lake) -> None:
-    with lake.comparison() as comparison:
-        lines = lake.staged({"Item": item(1)}, {"Item": item(2)}, shape=Shape.EXPORT_LINES)
-        comparison.add(lines, at(100), at(100))
-        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 99, 100)
-    assert (found.equal, found.count) == (2, 0)
-
-
 SAME = [
     ({"N": "1"}, {"N": "1.0"}),
     ({"N": "1E0"}, {"N": "1"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from tailrace.config import Warehouse
 from tailrace.errors import Stale, Terminal
+from tailrace.lake import discovery
 from tailrace.lake.log import ChangeLog
 from tailrace.model import (
     BASE_COMPLETE,
@@ -240,6 +242,117 @@ def test_attributes_are_found_with_their_types_and_digits(log: ChangeLog, tmp_pa
         ("pk", "S", None, None),
         ("sk", "N", 2, 0),
     ]
+
+
+def attributes(log: ChangeLog, model: str) -> set[tuple[Any, ...]]:
+    return set(
+        log.query(
+            "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
+            " WHERE model = ? GROUP BY ALL",
+            [model],
+        )
+    )
+
+
+def compact(folder: Path, items: list[dict[str, Any]]) -> Staged:
+    """Items as AWS writes them: without white space, in UTF-8."""
+    path = folder / f"staged-{len(list(folder.iterdir()))}"
+    text = (json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in items)
+    path.write_text("".join(line + "\n" for line in text))
+    return Staged(Shape.ITEMS, (str(path),), len(items), NOW)
+
+
+KNOWN = item(1, n={"N": "12.5"}, e={"N": "-1E+9"}, a={"S": "x"}, m={"M": {"x": {"S": ""}}})
+
+# What an item brings, and the attributes that are new then.
+NEWS = [
+    ({}, set()),
+    ({"a": {"S": 'é\u2028"\\\n'}, "n": {"N": "-99.9"}, "m": {"M": {}}}, set()),
+    ({"e": {"N": "1234567890.5"}}, {("e", "N", 1000, 1)}),
+    ({"n": {"N": "123"}}, {("n", "N", 3, 1)}),
+    ({"n": {"N": "-123"}}, {("n", "N", 3, 1)}),
+    ({"n": {"N": "1.25"}}, {("n", "N", 2, 2)}),
+    ({"n": {"N": "1E2"}}, {("n", "N", 1000, 1)}),
+    ({"sk": {"N": "1.5"}}, {("sk", "N", 1, 1)}),
+    ({"a": {"N": "7"}}, {("a", "N", 1, 0)}),
+    ({"a": {"NULL": True}}, {("a", "NULL", None, None)}),
+    ({"": {"S": ""}}, {("", "S", None, None)}),
+    ({'q"/~': {"BOOL": False}}, {('q"/~', "BOOL", None, None)}),
+    ({"é\u0001": {"L": []}}, {("é\u0001", "L", None, None)}),
+    ({"M": {"M": {"n": {"N": "12345"}}}}, {("M", "M", None, None)}),
+]
+
+
+def wrapped(number: int, shape: Shape, image: dict[str, Any]) -> dict[str, Any]:
+    """The image in a line of this shape."""
+    if shape is Shape.ITEMS:
+        return image
+    keys = {name: image[name] for name in ("pk", "sk")}
+    if shape is Shape.INCREMENTAL_LINES:
+        written = {"WriteTimestampMicros": {"N": str(1_700_000_000_000_000 + number)}}
+        return {"Metadata": written, "Keys": keys, "NewImage": image}
+    told = record(number, str(100 + number))
+    return told | {"dynamodb": told["dynamodb"] | {"Keys": keys, "NewImage": image}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLog]:
+    with ChangeLog(warehouse_in(tmp_path_factory.mktemp("warehouse"))) as log:
+        yield log
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+@pytest.mark.parametrize("number", range(len(NEWS)))
+def test_whatever_an_image_brings_is_found_while_it_lands(
+    shared: ChangeLog, tmp_path: Path, shape: Shape, number: int
+) -> None:
+    more, new = NEWS[number]
+    model = f"{shape.value}_{number}"
+    shared.open_epoch(model, TABLE, epoch())
+    part = SHARD if shape is Shape.STREAM_RECORDS else SEGMENT
+    for start, end, images in ((None, "1", [KNOWN]), ("1", "2", [KNOWN, KNOWN | more, item(3)])):
+        before = attributes(shared, model)
+        rows = compact(tmp_path, [wrapped(at, shape, each) for at, each in enumerate(images)])
+        rows = replace(rows, shape=shape)
+        shared.commit(model, Commit(epoch(), (moved(part, start, end, len(images)),), rows))
+    assert attributes(shared, model) - before == new
+
+
+def test_only_what_is_not_known_is_read_again(
+    log: ChangeLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compact(tmp_path, [KNOWN])
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "1", 1),), first))
+    monkeypatch.setattr(discovery, "discover", refuse)
+    same = compact(tmp_path, [KNOWN, item(2)])
+    log.commit("orders", Commit(epoch(), (moved(SEGMENT, "1", "2", 2),), same))
+    other = compact(tmp_path, [KNOWN | {"b": {"S": ""}}])
+    with pytest.raises(AssertionError, match="read again"):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, "2", "3", 1),), other))
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("read again")
+
+
+NO_OBJECTS = [
+    '{"pk":{"S":"a"},"sk":{"N":"1"}',
+    '{"pk":{"S":"a"},"sk":{"N":"1"}},"x":1',
+    '{"pk":{"S":"a"},"sk":{"N":"1"}}{}',
+    "1",
+]
+
+
+@pytest.mark.parametrize("line", NO_OBJECTS)
+def test_a_line_that_is_no_json_object_is_refused(
+    log: ChangeLog, tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "lines"
+    path.write_text(json.dumps(item(1)) + "\n" + line + "\n")
+    rows = Staged(Shape.ITEMS, (str(path),), 2, NOW)
+    with pytest.raises(Terminal):
+        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
+    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
 
 
 def test_what_brings_nothing_new_adds_no_attribute(log: ChangeLog, tmp_path: Path) -> None:
