@@ -14,8 +14,9 @@ import hashlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -608,17 +609,19 @@ class _Loading:
 
 
 def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
-    for batch, paths in fetched(loading.run, loading.export, loading.bucket, batches):
-        size = sum(path.stat().st_size for path in paths)
-        _load_batch(loading, batch, paths)
-        loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
+    with closing(fetched(loading.run, loading.export, loading.bucket, batches)) as coming:
+        for batch, paths in coming:
+            size = sum(path.stat().st_size for path in paths)
+            _load_batch(loading, batch, paths)
+            loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
 
 
 def fetched(
     run: Bootstrap, export: Export, bucket: str, batches: list[list[ExportFile]]
-) -> Iterator[tuple[list[ExportFile], list[Path]]]:
+) -> Generator[tuple[list[ExportFile], list[Path]], None, None]:
     """Batch after batch with its files, which are removed when the next one is asked for; that
-    one is fetched meanwhile. Ends early where the run is to stop."""
+    one is fetched meanwhile, so whoever stops early has to close this. Ends early where the run is
+    to stop."""
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
 
         def fetch(batch: list[ExportFile]) -> list[Callable[[], Path]]:

@@ -12,6 +12,7 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -213,13 +214,14 @@ def read_export(
     taken_at = manifest.export_time or state.export_time or at
     meter = Meter(run, len(manifest.files), manifest.item_count, {})
     batches = batches_of(manifest, manifest.files)
-    for batch, paths in fetched(run, export, manifest.bucket, batches):
-        filled = [str(path) for file, path in zip(batch, paths, strict=True) if file.items]
-        items = sum(file.items for file in batch)
-        if filled:
-            staged = Staged(Shape.ITEMS, tuple(filled), items)
-            comparison.add(staged, taken_at - SLACK, taken_at + SLACK)
-        meter.add(items, sum(path.stat().st_size for path in paths), parts=len(batch))
+    with closing(fetched(run, export, manifest.bucket, batches)) as coming:
+        for batch, paths in coming:
+            filled = [str(path) for file, path in zip(batch, paths, strict=True) if file.items]
+            items = sum(file.items for file in batch)
+            if filled:
+                staged = Staged(Shape.ITEMS, tuple(filled), items)
+                comparison.add(staged, taken_at - SLACK, taken_at + SLACK)
+            meter.add(items, sum(path.stat().st_size for path in paths), parts=len(batch))
     _refuse_stopped(run)
     meter.show(last=True)
     return Snapshot(taken_at, taken_at, True)
