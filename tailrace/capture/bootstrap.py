@@ -194,9 +194,11 @@ def _open(
     )
     if _overlaps(head, table):
         epoch = replace(epoch, detail=epoch.detail | {"overlaps": True})
-    # What a shard that is closed already may lose is older than the base.
+    # What a shard that is closed already may lose is older than the base, if that is still to be
+    # read; an export's state may be older than the shard's end.
+    closed = epoch.number - (epoch.base_at == epoch.opened_at)
     seen = {
-        part_of(epoch.stream_arn, each.id): epoch.number - 1 if each.closed else epoch.number
+        part_of(epoch.stream_arn, each.id): closed if each.closed else epoch.number
         for each in shards
     }
     run.log.open_epoch(run.model, table, epoch, seen)

@@ -19,6 +19,7 @@ from tailrace.capture.bootstrap import (
     read_export,
     read_scan,
 )
+from tailrace.capture.coverage import is_older_than_base
 from tailrace.errors import CorruptExport, Retryable, Stale, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
@@ -30,6 +31,7 @@ from tailrace.model import (
     ExportManifest,
     Part,
     PartProgress,
+    Shard,
 )
 from tests.simulation.memory_log import MemoryLog, Store
 from tests.unit.capture.fakes import (
@@ -326,6 +328,21 @@ def test_an_adopted_export_is_loaded_and_none_requested(start: Start, export: Fa
     assert export.requests == {}
     assert landed(store) == ["a", "b", "c", "d", "e", "f"]
     assert store.newest()[1].detail["export_time"] == "2026-11-01T11:59:00+00:00"
+
+
+@pytest.mark.parametrize(("hours", "may_have_lost"), [(1, True), (0, False)])
+def test_what_a_closed_shard_loses_is_older_than_a_base_that_is_still_to_be_read(
+    start: Start, export: FakeExport, hours: int, may_have_lost: bool
+) -> None:
+    adopted(export, NOW - timedelta(hours=hours))
+    store = Store()
+    shards = [Shard("shard-1", None, closed=True)]
+    if hours:
+        open_export_epoch(start(store), TABLE, export, shards)
+    else:
+        open_scan_epoch(start(store), TABLE, 1, consistent=True, shards=shards)
+    head = start(store).log.head("orders")
+    assert is_older_than_base(head, SHARD) != may_have_lost
 
 
 def test_an_adopted_export_from_before_the_coverage_is_refused(
