@@ -26,7 +26,7 @@ from tailrace.capture.coverage import IN_TIME, begins_at
 from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
-from tailrace.capture.shards import part_of
+from tailrace.capture.shards import closed_before, part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import Retryable, Terminal
@@ -61,6 +61,9 @@ SCAN_THREADS_MAX = 32
 # AWS tells its time in whole seconds: it may be a second later than `now`.
 CLOCK_SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
+
+# A shard takes its last records about when its child is born.
+CLOSING_MARGIN = timedelta(minutes=1)
 
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
@@ -194,12 +197,10 @@ def _open(
     )
     if _overlaps(head, table):
         epoch = replace(epoch, detail=epoch.detail | {"overlaps": True})
-    # What a shard that is closed already may lose is older than the base, if that is still to be
-    # read; an export's state may be older than the shard's end.
-    closed = epoch.number - (epoch.base_at == epoch.opened_at)
+    # What a shard that was closed before may lose is older than the base.
+    closed = closed_before(shards, epoch.base_at - CLOSING_MARGIN)
     seen = {
-        part_of(epoch.stream_arn, each.id): closed if each.closed else epoch.number
-        for each in shards
+        part_of(epoch.stream_arn, each.id): epoch.number - (each.id in closed) for each in shards
     }
     run.log.open_epoch(run.model, table, epoch, seen)
     return epoch

@@ -330,19 +330,21 @@ def test_an_adopted_export_is_loaded_and_none_requested(start: Start, export: Fa
     assert store.newest()[1].detail["export_time"] == "2026-11-01T11:59:00+00:00"
 
 
-@pytest.mark.parametrize(("hours", "may_have_lost"), [(1, True), (0, False)])
-def test_what_a_closed_shard_loses_is_older_than_a_base_that_is_still_to_be_read(
-    start: Start, export: FakeExport, hours: int, may_have_lost: bool
+@pytest.mark.parametrize(
+    ("child_minutes_old", "may_have_lost"), [(62, False), (60, True), (30, True), (None, True)]
+)
+def test_what_a_shard_loses_that_closed_before_the_base_is_older_than_it(
+    start: Start, export: FakeExport, child_minutes_old: int | None, may_have_lost: bool
 ) -> None:
-    adopted(export, NOW - timedelta(hours=hours))
+    adopted(export, NOW - timedelta(hours=1))
+    child = "shardId-0"
+    if child_minutes_old is not None:
+        born = NOW - timedelta(minutes=child_minutes_old)
+        child = f"shardId-{born.timestamp() * 1000:020.0f}-0a1b2c3d"
     store = Store()
-    shards = [Shard("shard-1", None, closed=True)]
-    if hours:
-        open_export_epoch(start(store), TABLE, export, shards)
-    else:
-        open_scan_epoch(start(store), TABLE, 1, consistent=True, shards=shards)
-    head = start(store).log.head("orders")
-    assert is_older_than_base(head, SHARD) != may_have_lost
+    shards = [Shard("shard-1", None, closed=True), Shard(child, "shard-1", closed=False)]
+    open_export_epoch(start(store), TABLE, export, shards)
+    assert is_older_than_base(start(store).log.head("orders"), SHARD) != may_have_lost
 
 
 def test_an_adopted_export_from_before_the_coverage_is_refused(
