@@ -32,8 +32,10 @@ from tests.integration.replica import (
 )
 from tests.integration.warm import FINISHED, KILLED, Outcome, Warm
 
-# A merge and a repair take longest to get going.
+# A merge and a repair take longest.
 KILLS = {"scan": 12, "export": 11, "drain": 11, "merge": 8, "repair": 8}
+# Between which parts of its usual duration a run is killed; a merge begins with dbt's own start.
+MOMENTS = {"merge": (0.6, 1.3)}
 RUNS_PER_KILL_MOST = 6
 KEYS = 1_500
 OUTAGE_SECONDS = 30 * 3600.0
@@ -71,10 +73,15 @@ class Killer:
         if kind == "repair" and self.repaired:
             self.aws.server.control("advance", seconds=OUTAGE_SECONDS)
         before = snapshot(self.config)
-        outcome = self.warm.run(kind, self.config.path, self.dice.uniform(0, self.usual[kind]))
+        first_merge = kind == "merge" and not self.finished[kind]  # it builds everything: no usual
+        span = MOMENTS.get(kind, (0.0, 1.0))
+        moment = None if first_merge else self.usual[kind] * self.dice.uniform(*span)
+        outcome = self.warm.run(kind, self.config.path, moment)
         self._count(kind, outcome, snapshot(self.config) > before)
 
     def _possible(self, kind: str) -> str:
+        if kind == "merge" and not snapshot(self.config):
+            return "scan"  # there is no warehouse yet
         same_table = ("export", "repair")
         return self.unfinished if self.unfinished and kind in same_table else kind
 
