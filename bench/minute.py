@@ -195,6 +195,9 @@ def _require_equal(world: _World) -> None:
 
 @contextmanager
 def _dagster(world: _World) -> Iterator[None]:
+    with _instance(world) as instance:  # two processes may not both make Dagster's storage
+        instance.get_runs(limit=1)
+        instance.all_instigator_state()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
