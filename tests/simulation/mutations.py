@@ -8,6 +8,7 @@ mutation survives, 2 if one no longer fits the code.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -174,7 +175,7 @@ MUTATIONS = (
         "    live = record.complete and epoch.state == BASE_COMPLETE\n",
         "    newest = log.head(model).epoch\n"
         "    live = record.complete and newest.state == BASE_COMPLETE\n"
-        "    stage._epoch = newest\n",
+        "    run.stage._epoch = newest\n",
     ),
     Mutation(
         "live with an incomplete pass",
@@ -447,9 +448,10 @@ def _verdict(mutation: Mutation, seeds: int) -> str | None:
         if text.count(mutation.old) != 1:
             return None
         path.write_text(text.replace(mutation.old, mutation.new))
-        if mutation.tests:
-            return _tested(copy, mutation.tests)
-        return _simulated(copy, seeds) or _tested(copy, UNIT_TESTS)
+        found = "" if mutation.tests else _simulated(copy, seeds)
+        found = found or _tested(copy, mutation.tests or UNIT_TESTS)
+        # What cannot even run was not caught, it no longer fits.
+        return None if re.search(r"\b(Name|Attribute|Import|Syntax)Error\b", found) else found
 
 
 def _simulated(copy: Path, seeds: int) -> str:
