@@ -118,7 +118,9 @@ def broken(head: Head, now: datetime, reason: str, newest: Iterable[datetime | N
     since = accounted_until(head)
     assert since is not None
     earliest = min([since, *filter(None, newest)])
-    return Gap(max([earliest, *(gap.until for gap in head.gaps)]), now, now, reason)
+    begins = max([earliest, *(gap.until for gap in head.gaps)])
+    # Whoever found the gap before may have been a moment ahead.
+    return Gap(min(begins, now), now, now, reason)
 
 
 def begins_at(stream_arn: str) -> datetime | None:

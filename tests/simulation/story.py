@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from tailrace.engine import Engine
@@ -249,7 +249,11 @@ class Story:
     def _judge_gaps(self) -> None:
         """A gap is stored only where the stream was replaced or may have lost something."""
         world, store = self.world, self.world.store
-        for gap in store.gaps[self._judged_gaps :]:
+        for number, gap in enumerate(store.gaps[self._judged_gaps :], start=self._judged_gaps):
+            # A gap begins where the one before it ends: what both lost may lie in either.
+            before = store.gaps[number - 1] if number else None
+            if before and gap.since <= before.until:
+                gap = replace(gap, since=min(gap.since, before.since))
             hours = (gap.found_at - gap.since).total_seconds() / HOUR
             lost = any(
                 micros(gap.since) - 1_000_000 <= change.micros < micros(gap.found_at)
