@@ -585,7 +585,8 @@ def batches_of(manifest: ExportManifest, files: Sequence[ExportFile]) -> list[li
     repeats."""
     most_items = EXPORT_BATCH_ITEMS
     if manifest.bytes:
-        most_items = min(most_items, EXPORT_BATCH_BYTES * manifest.item_count // manifest.bytes)
+        by_size = EXPORT_BATCH_BYTES * manifest.item_count // manifest.bytes
+        most_items = max(1, min(most_items, by_size))  # else empty files would be a commit each
     batches: list[list[ExportFile]] = []
     items = 0
     for file in files:

@@ -242,8 +242,7 @@ class ChangeLog:
         epoch = commit.epoch
         where = (staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until)
         known = list(self._attributes(con, model).values())
-        first = discovery.first_sql(rows_sql(*where))
-        expected = known or discovery.discover(con, first, [])
+        expected = known or discovery.discover(con, discovery.first_sql(rows_sql(*where)), [])
         rows = rows_sql(*where, [(each.path, each.type) for each in expected])
         rows = discovery.watched_sql(rows, expected)
         counted = discovery.count(con)

@@ -423,6 +423,14 @@ def test_the_larger_the_items_the_fewer_make_a_batch(
     assert [len(batch) for batch in grouped(files, size)] == batches
 
 
+def test_files_without_items_are_one_batch_however_large_the_export_is_billed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap, "EXPORT_BATCH_FILES", 9)
+    files = [ExportFile(f"f{number}", 0, None) for number in range(5)]
+    assert grouped(files, size=10_000_000) == [[0, 0, 0, 0, 0]]
+
+
 def grouped(files: list[ExportFile], size: int = 0) -> list[list[int]]:
     items = sum(file.items for file in files)
     manifest = ExportManifest("bucket", None, None, items, tuple(files), bytes=size)
