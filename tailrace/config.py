@@ -339,6 +339,32 @@ class RepairConfig(_Settings):
     _prefix = field_validator("prefix")(_plain_prefix)
 
 
+class AttributeConfig(_Settings):
+    """What one attribute is to become: how it is typed, and whether it may be seen at all."""
+
+    type: (
+        Literal[
+            "timestamp", "epoch_seconds", "epoch_milliseconds", "double", "json", "struct", "map"
+        ]
+        | None
+    ) = _field(
+        "timestamp, epoch_seconds, epoch_milliseconds, double, json, struct or map",
+        "The type of its column, where the lossless one is not what analysts want.",
+        None,
+    )
+    rows: str | None = _field(
+        "a plain SQL name of a-z, 0-9 and _, starting with a letter",
+        "For a list: a model of its own, <model>_<rows>, of one row an element.",
+        None,
+        pattern="^[a-z][a-z0-9_]*$",
+    )
+    privacy: Literal["exclude", "hash", "mask"] | None = _field(
+        "exclude, hash or mask",
+        "What is done to its values before anything is written.",
+        None,
+    )
+
+
 Base = Annotated[ScanBase | ExportBase, Field(discriminator="method")]
 
 
@@ -358,6 +384,9 @@ class Table(_Settings):
     base: Base = _field("a mapping with `method: scan` or `method: export`", "", ScanBase())
     stream: StreamConfig = _field("a mapping with `source:`", "", StreamConfig())
     repair: RepairConfig = _field("a mapping with `automatic:`", "", RepairConfig())
+    attributes: dict[str, AttributeConfig] = _field(
+        "a mapping of attributes' names, each with `type:`, `rows:` or `privacy:`", "", {}
+    )
 
     @property
     def repair_base(self) -> ExportBase | None:
@@ -722,6 +751,8 @@ def _settings_at(at: Where, data: Any) -> type[_Settings]:
             return ExportBase if method == "export" else ScanBase
         case ("tables", _, "stream", *_):
             return StreamConfig
+        case ("tables", _, "attributes", _, *_):
+            return AttributeConfig
         case ("tables", _, *_):
             return Table
         case _:
