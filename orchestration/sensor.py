@@ -6,6 +6,7 @@ nothing itself, and remembers nothing that the ledger and the run storage do not
 import os
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -18,6 +19,9 @@ from orchestration.decision import Decision, Situation
 from orchestration.runs import base_run, in_progress, last_base, last_failures, minute_run
 from tailrace.config import Table
 from tailrace.model import TableStatus, gap_text
+
+if TYPE_CHECKING:
+    from tailrace.engine import Engine
 
 INTERVAL_VARIABLE = "TAILRACE_SENSOR_SECONDS"
 INTERVAL_SECONDS = 60
@@ -58,7 +62,8 @@ def _look(
     what stops the look at all of them is raised: the tick is red, and says why."""
     now = datetime.now(UTC)
     runs = list(in_progress(instance, models))
-    with tailrace.engine() as engine:
+
+    def look(engine: "Engine") -> tuple[Decision, Sequence[TableStatus]]:
         statuses = engine.status(models)
         states = {status.model: status.state for status in statuses}
         gaps = {
@@ -82,6 +87,8 @@ def _look(
             bases={m: last_base(instance, m) for m in decision.needs_base(states, gaps, runs)},
         )
         return decision.decide(at), statuses
+
+    return tailrace.look(look)
 
 
 def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResult:

@@ -140,6 +140,10 @@ class Engine:
         self._log.close()
         self._scratch.remove()
 
+    def is_outdated(self) -> bool:
+        """True where the warehouse was removed or replaced since it was attached."""
+        return self._log.is_outdated()
+
     # ---------------------------------------------------------------------------------- work
 
     def base(self, model: str, *, restart: bool = False) -> BaseResult:

@@ -57,6 +57,16 @@ def sqlite_path(warehouse: Warehouse) -> Path | None:
     return None
 
 
+def catalog_file(warehouse: Warehouse) -> tuple[int, int] | None:
+    """Which file the catalog is now (device and inode); None where there is none. As long as
+    somebody has it open, no other file is the same."""
+    path = sqlite_path(warehouse)
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def extensions(warehouse: Warehouse) -> list[str]:
     """The extensions this warehouse needs, in the order to load them."""
     names = ["sqlite_scanner" if sqlite_path(warehouse) else "postgres_scanner"]

@@ -24,7 +24,7 @@ import duckdb
 from tailrace.config import Warehouse
 from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import discovery
-from tailrace.lake.attach import connect, renew_s3_secret
+from tailrace.lake.attach import catalog_file, connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
@@ -70,6 +70,7 @@ class ChangeLog:
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
         self._con = connect(warehouse)
+        self._file = catalog_file(warehouse)
         self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
         discovery.create_counter(self._con)
@@ -87,6 +88,10 @@ class ChangeLog:
     def close(self) -> None:
         """Ends the connection; an open transaction is rolled back."""
         self._con.close()
+
+    def is_outdated(self) -> bool:
+        """True where the catalog's file was removed or replaced since it was opened."""
+        return catalog_file(self._warehouse) != self._file
 
     # ------------------------------------------------------------------------------- reading
 
