@@ -1,26 +1,42 @@
-{#- From what was seen of a table's attributes to its columns: a list of {name, path, tag, type}.
+{#- From what was seen of a table's attributes to its columns: a list of {name, path, tags, type,
+    wanted, exact}.
 
-    Names are stable because attributes only ever join at the end: the first seen keeps its plain
-    name, a later twin (names that differ only in case are one to SQL) gets _2, _3 and so on.
-    The key's columns come first in a new table; their names follow the same rule.
-    Types follow the DynamoDB tags seen; a NULL is not a type but the absence of a value. -#}
+    Names are stable because columns only ever join at the end: the first seen keeps its plain name,
+    a later twin (names that differ only in case are one to SQL) gets _2, _3 and so on. The key's
+    columns come first in a new table; their names follow the same rule.
+    Types follow the DynamoDB tags seen, unless tailrace.yaml wants another one (`wanted`); a NULL
+    is not a type but the absence of a value. An attribute seen with two tags or more has a column
+    more, <name>__raw, with the exact value as DynamoDB JSON (`exact`). -#}
 
-{%- macro attribute_columns(attributes, key=[]) -%}
+{%- macro attribute_columns(attributes, key=[], wanted={}) -%}
     {%- set seen = {} -%}
     {%- for attribute in attributes -%}
         {%- do seen.setdefault(attribute.path, []).append(attribute) -%}
     {%- endfor -%}
+    {%- set due = [] -%}
+    {%- for path, found in seen.items() -%}
+        {%- set typed = found | rejectattr('type', 'equalto', 'NULL') | list -%}
+        {%- do due.append({'batch': found | map(attribute='batch') | min, 'exact': 0, 'path': path,
+                           'found': typed}) -%}
+        {%- if typed | length > 1 -%}
+            {%- do due.append({'batch': (typed | map(attribute='batch') | sort)[1], 'exact': 1,
+                               'path': path, 'found': typed}) -%}
+        {%- endif -%}
+    {%- endfor -%}
     {%- set taken = reserved_columns() -%}
     {%- set columns = [] -%}
-    {%- for path, found in seen.items() -%}
-        {%- set name = free_name(path, taken) -%}
+    {%- for each in due | sort(attribute='batch,exact,path', case_sensitive=true) -%}
+        {%- set name = free_name(each.path ~ ('__raw' if each.exact else ''), taken) -%}
+        {%- set type = 'JSON' if each.exact
+            else adapter.dispatch('attribute_type')(each.found, wanted.get(each.path)) -%}
         {%- do taken.append(name | lower) -%}
-        {%- set tags = found | map(attribute='type') | reject('equalto', 'NULL') | list -%}
         {%- do columns.append({
             'name': name,
-            'path': path,
-            'tag': tags[0] if tags else none,
-            'type': adapter.dispatch('attribute_type')(found),
+            'path': each.path,
+            'tags': each.found | map(attribute='type') | list,
+            'type': type,
+            'wanted': wanted.get(each.path),
+            'exact': each.exact == 1,
         }) -%}
     {%- endfor -%}
     {{ return((columns | selectattr('path', 'in', key) | list)
@@ -36,17 +52,41 @@
     {%- endfor -%}
 {%- endmacro -%}
 
-{%- macro duckdb__attribute_type(found) -%}
-    {%- set typed = found | rejectattr('type', 'equalto', 'NULL') | list -%}
-    {%- if typed | length != 1 -%}{{ return('JSON') }}{%- endif -%}
-    {%- set one = typed[0] -%}
-    {%- if one.type != 'N' -%}
-        {{ return({'S': 'VARCHAR', 'BOOL': 'BOOLEAN', 'B': 'BLOB'}.get(one.type, 'JSON')) }}
+{#- What tailrace.yaml wants of the attributes of `model`, as `tailrace generate` wrote it into the
+    public model's meta: a mapping of their names to types -#}
+{%- macro wanted_types(model) -%}
+    {%- set wanted = {} -%}
+    {%- if execute -%}
+        {%- for node in graph.nodes.values()
+                if node.resource_type == 'model' and node.name == model -%}
+            {%- do wanted.update(node.config.meta.get('types', {})) -%}
+        {%- endfor -%}
     {%- endif -%}
-    {%- if one.integer_digits is none or one.scale is none -%}{{ return('VARCHAR') }}{%- endif -%}
-    {%- if one.scale == 0 and one.integer_digits <= 18 -%}{{ return('BIGINT') }}{%- endif -%}
-    {%- if one.integer_digits + one.scale <= 38 -%}
-        {{ return('DECIMAL(38,' ~ one.scale ~ ')') }}
+    {{ return(wanted) }}
+{%- endmacro -%}
+
+{#- The declared rule: one tag, its own type; several of S, N and BOOL, their text; else JSON -#}
+{%- macro duckdb__attribute_type(found, wanted) -%}
+    {%- set types = {'timestamp': 'TIMESTAMP WITH TIME ZONE', 'double': 'DOUBLE', 'json': 'JSON',
+                     'epoch_seconds': 'TIMESTAMP WITH TIME ZONE', 'map': 'MAP(VARCHAR, JSON)',
+                     'epoch_milliseconds': 'TIMESTAMP WITH TIME ZONE'} -%}
+    {%- if wanted in types -%}{{ return(types[wanted]) }}{%- endif -%}
+    {%- if found | length > 1 and found | rejectattr('type', 'in', ['S', 'N', 'BOOL']) | list == [] -%}
+        {{ return('VARCHAR') }}
+    {%- endif -%}
+    {%- if found | length != 1 -%}{{ return('JSON') }}{%- endif -%}
+    {%- set one = found[0] -%}
+    {%- if one.type == 'N' -%}{{ return(number_type(one)) }}{%- endif -%}
+    {%- if one.type == 'NS' -%}{{ return(number_type(one) ~ '[]') }}{%- endif -%}
+    {{ return({'S': 'VARCHAR', 'BOOL': 'BOOLEAN', 'B': 'BLOB', 'SS': 'VARCHAR[]', 'BS': 'BLOB[]'}
+              .get(one.type, 'JSON')) }}
+{%- endmacro -%}
+
+{%- macro number_type(seen) -%}
+    {%- if seen.integer_digits is none or seen.scale is none -%}{{ return('VARCHAR') }}{%- endif -%}
+    {%- if seen.scale == 0 and seen.integer_digits <= 18 -%}{{ return('BIGINT') }}{%- endif -%}
+    {%- if seen.integer_digits + seen.scale <= 38 -%}
+        {{ return('DECIMAL(38,' ~ seen.scale ~ ')') }}
     {%- endif -%}
     {{ return('VARCHAR') }}
 {%- endmacro -%}

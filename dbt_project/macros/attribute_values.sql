@@ -1,40 +1,45 @@
 {#- SELECT of `relation`, whose `_image` and `_key` are DynamoDB JSON: its `own` columns, and a typed
-    one for each of `columns` (see attribute_columns). The image is taken apart in one pass, by JSON
-    pointers, so that any attribute name works. A value that does not fit its column exactly is NULL
-    there, never rounded; it stays in `_image`. Tombstones keep their key attributes. -#}
+    one for each of `columns` (see attribute_columns). The image is taken apart in two passes, one
+    for texts and one for documents, by JSON pointers, so that any attribute name works. A value that
+    does not fit its column exactly is NULL there, never rounded; it stays in `_image`. Tombstones
+    keep their key attributes. -#}
 
 {%- macro attribute_values(relation, columns, own) -%}
 {{ adapter.dispatch('attribute_values')(relation, columns, own) }}
 {%- endmacro -%}
 
 {%- macro duckdb__attribute_values(relation, columns, own) -%}
-    {%- set scalars = columns | rejectattr('type', 'equalto', 'JSON') | list -%}
-    {%- set documents = columns | selectattr('type', 'equalto', 'JSON') | list -%}
+    {%- set texts = [] -%}
+    {%- set documents = [] -%}
+    {%- set values = [] -%}
+    {%- for column in columns -%}
+        {%- if column.exact or column.type == 'JSON' or column.type.startswith('MAP') -%}
+            {%- do documents.append(json_pointer(column.path)) -%}
+            {%- do values.append(
+                document_value('_documents[' ~ documents | length ~ ']', column)) -%}
+        {%- else -%}
+            {%- set found = [] -%}
+            {%- for tag in column.tags -%}
+                {%- do texts.append(json_pointer(column.path, tag)) -%}
+                {%- do found.append(text_value('_texts[' ~ texts | length ~ ']', tag, column)) -%}
+            {%- endfor -%}
+            {%- do values.append('coalesce(' ~ found | join(', ') ~ ')' if found | length > 1
+                                 else found[0] or 'null::' ~ column.type) -%}
+        {%- endif -%}
+    {%- endfor -%}
 select
     {{ own | join(', ') }}
     {%- for column in columns %},
-    {% if column.type == 'JSON' -%}
-        extracted._documents[{{ documents.index(column) + 1 }}]
-    {%- else -%}
-        {{ exact_value('extracted._scalars[' ~ (scalars.index(column) + 1) ~ ']', column.type) }}
-    {%- endif %} as "{{ column.name }}"
+    {{ values[loop.index0] }} as "{{ column.name }}"
     {%- endfor %}
 from (
     select
         {{ own | join(', ') }}
-        {%- if scalars %},
-        json_extract_string(coalesce(_image, _key::json), [
-            {%- for column in scalars %}
-            {{ json_pointer(column.path, column.tag) }}{{ ',' if not loop.last }}
-            {%- endfor %}
-        ]) as _scalars
+        {%- if texts %},
+        json_extract_string(coalesce(_image, _key::json), [{{ texts | join(', ') }}]) as _texts
         {%- endif -%}
         {%- if documents %},
-        json_extract(coalesce(_image, _key::json), [
-            {%- for column in documents %}
-            {{ json_pointer(column.path) }}{{ ',' if not loop.last }}
-            {%- endfor %}
-        ]) as _documents
+        json_extract(coalesce(_image, _key::json), [{{ documents | join(', ') }}]) as _documents
         {%- endif %}
     from {{ relation }}
 ) as extracted
@@ -42,6 +47,31 @@ from (
 
 {%- macro json_pointer(path, tag=none) -%}
 '/{{ (path | replace('~', '~0') | replace('/', '~1') | replace("'", "''")) }}{{ '/' ~ tag if tag }}'
+{%- endmacro -%}
+
+{#- SQL: the value of `column` from the attribute's DynamoDB JSON -#}
+{%- macro document_value(document, column) -%}
+    {%- if column.exact -%}
+        {{ return(document) }}
+    {%- elif column.type.startswith('MAP') -%}
+        {{ return("case when starts_with(" ~ document ~ ", '{\"M\":') then try_cast(("
+                  ~ plain_json(document) ~ ") as " ~ column.type ~ ") end") }}
+    {%- endif -%}
+    {{ return(plain_json(document)) }}
+{%- endmacro -%}
+
+{#- SQL: the value of `column` from the text of an attribute of type `tag` -#}
+{%- macro text_value(text, tag, column) -%}
+    {%- if column.wanted in ['timestamp', 'epoch_seconds', 'epoch_milliseconds'] -%}
+        {{ return(instant(text, column.wanted) if tag in ['S', 'N'] else 'null') }}
+    {%- elif column.wanted == 'double' -%}
+        {{ return('try_cast(' ~ text ~ ' as double)' if tag in ['S', 'N'] else 'null') }}
+    {%- elif column.type.endswith('[]') -%}
+        {%- set element = exact_value('element', column.type[:-2]) -%}
+        {{ return("list_transform(from_json(" ~ text ~ ", '[\"VARCHAR\"]'), lambda element: "
+                  ~ element ~ ")") }}
+    {%- endif -%}
+    {{ return(exact_value(text, column.type)) }}
 {%- endmacro -%}
 
 {%- macro exact_value(text, type) -%}
@@ -56,5 +86,14 @@ try_cast({{ text }} as boolean)
 try(from_base64({{ text }}))
     {%- else -%}
 {{ text }}
+    {%- endif -%}
+{%- endmacro -%}
+
+{#- SQL: the moment that a text names, to the microsecond; one without a zone is in UTC -#}
+{%- macro instant(text, unit) -%}
+    {%- if unit == 'timestamp' -%}
+try_cast({{ text }} as timestamptz)
+    {%- else -%}
+try(make_timestamptz((try_cast({{ text }} as decimal(38,6)) * {{ 1000000 if unit == 'epoch_seconds' else 1000 }})::bigint))
     {%- endif -%}
 {%- endmacro -%}

@@ -17,7 +17,7 @@
     {%- set target = merge_target(existing) if existing and existing.is_table else none -%}
     {%- set watermark = target.watermark if target else 0 -%}
     {%- set state = merge_state(model, log, watermark) -%}
-    {%- set columns = attribute_columns(state.attributes, state.key) -%}
+    {%- set columns = attribute_columns(state.attributes, state.key, wanted_types(model)) -%}
     {%- if not target -%}
         {{ return({'rebuild': true, 'why': 'it is new', 'watermark': 0, 'head': state.head,
                    'live': state.live, 'columns': columns}) }}
@@ -62,7 +62,8 @@
                 select json_extract_string(key_schema, '$[*].name')
                 from " ~ tables ~ " where model = '" ~ model ~ "' order by batch desc limit 1),
             attributes: (
-                select list({path: path, type: type, integer_digits: integer_digits, scale: scale}
+                select list({path: path, type: type, integer_digits: integer_digits, scale: scale,
+                             batch: batch}
                             order by path_batch, path, batch, type)
                 from (select path, type, max(integer_digits) as integer_digits,
                              max(scale) as scale, min(batch) as batch,

@@ -21,14 +21,17 @@ SEED_ROWS = 2_000
 
 COUNTER = "main.unexplained"
 
+# The types that hold numbers: their digits are recorded.
+NUMBERS = ("N", "NS")
+
 # Digits recorded for a number in exponent notation: it fits no DECIMAL, its text is kept.
 EXPONENT_DIGITS = 1_000
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A top-level attribute as seen so far: its exact name and DynamoDB type tag, and for N the
-    most digits before and after the decimal point. `example_key` is a key that holds it."""
+    """A top-level attribute as seen so far: its exact name and DynamoDB type tag, and for N and NS
+    the most digits before and after the decimal point. `example_key` is a key that holds it."""
 
     path: str
     type: str
@@ -76,17 +79,19 @@ def _explained_sql(known: Sequence[Attribute]) -> str:
     for n, each in enumerate(known, start=1):
         around = len(f"{_json(each.path)}:{{{_json(each.type)}:}},".encode())
         length += f" + CASE WHEN lengths[{n}] IS NULL THEN 0 ELSE {around} END"
-        if each.type == "N":
+        if each.type in NUMBERS:
             numbers += f" AND coalesce({_fits_sql(f'members[{n}]', each)}, true)"
     return f"strlen(image) = {length}{numbers}"
 
 
 def _fits_sql(text: str, number: Attribute) -> str:
-    """Whether a number, as JSON text, has no more digits than are known."""
+    """Whether a number, or each of a set, as JSON text, has no more digits than are known."""
     whole, scale = number.integer_digits or 0, number.scale or 0
     digits = "[-+0-9Ee]" if whole >= EXPONENT_DIGITS else "[0-9]"
     fraction = f"(\\.{digits}{{0,{scale}}})?" if scale else ""
     pattern = f'"-?{digits}{{0,{whole}}}{fraction}"'
+    if number.type == "NS":
+        pattern = f"\\[{pattern}(,{pattern})*\\]"
     return f"regexp_full_match({text}, {literal(pattern)})"
 
 
@@ -109,7 +114,7 @@ def discover(
         _learn(con, _unexplained_sql(batch_sql, looked_up), seen)
         known_before = {(each.path, each.type) for each in looked_up}
         fresh = [each for name, each in seen.items() if name not in known_before]
-        if any(each.type == "N" for each in fresh):
+        if any(each.type in NUMBERS for each in fresh):
             _look_up(con, batch_sql, fresh, seen)
     return [each for name, each in seen.items() if before.get(name) != each]
 
@@ -122,8 +127,8 @@ def _look_up(
 ) -> int:
     """Widens the numbers among `attributes` in `seen`; returns how many rows hold more than
     `attributes`. One pass: the image is parsed for its values and for its members, no more."""
-    numbers = [(n, each) for n, each in enumerate(attributes, start=1) if each.type == "N"]
-    measures = "".join(f", {_digits_sql(f'v[{n}]')}" for n, _ in numbers)
+    numbers = [(n, each) for n, each in enumerate(attributes, start=1) if each.type in NUMBERS]
+    measures = "".join(f", {_digits_sql(f'v[{n}]', each.type)}" for n, each in numbers)
     row = con.execute(f"""
         SELECT count(*) FILTER (len(json_keys(image)) <> list_count(v)){measures}
         FROM (SELECT image, {_values_sql(attributes)} AS v FROM {batch_sql}
@@ -141,16 +146,24 @@ def _values_sql(attributes: list[Attribute]) -> str:
     return f"json_extract_string(image, {paths})" if attributes else "[]::VARCHAR[]"
 
 
-def _digits_sql(text: str) -> str:
-    """Three aggregates over number texts: most digits before the point, most after it, and
-    whether any is in exponent notation. No string is built, this runs for every number."""
+def _digits_sql(text: str, kind: str) -> str:
+    """Three aggregates over number texts, or over sets of them: most digits before the point, most
+    after it, and whether any is in exponent notation. No string is built for a number."""
+    whole, fraction = _lengths_sql("number" if kind == "NS" else text)
+    if kind == "NS":
+        elements = f"from_json({text}, '[\"VARCHAR\"]')"
+        whole, fraction = (
+            f"list_max(list_transform({elements}, lambda number: {each}))"
+            for each in (whole, fraction)
+        )
+    return f"max({whole}), max({fraction}), bool_or(contains({text}, 'E') OR contains({text}, 'e'))"
+
+
+def _lengths_sql(text: str) -> tuple[str, str]:
+    """The digits of a number's text before its point, and after it."""
     fraction = f"CASE WHEN contains({text}, '.') THEN strlen({text}) - instr({text}, '.')"
     sign = f"starts_with({text}, '-')::INTEGER"
-    return (
-        f"max(strlen({text}) - {sign} - {fraction} + 1 ELSE 0 END),"
-        f" max({fraction} ELSE 0 END),"
-        f" bool_or(contains({text}, 'E') OR contains({text}, 'e'))"
-    )
+    return f"strlen({text}) - {sign} - {fraction} + 1 ELSE 0 END", f"{fraction} ELSE 0 END"
 
 
 def _unexplained_sql(batch_sql: str, attributes: list[Attribute]) -> str:

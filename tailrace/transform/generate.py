@@ -265,7 +265,7 @@ def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[s
     model: dict[str, Any] = {
         "name": table.model,
         "description": f"DynamoDB table {table.name}. {_doc('public_state')}",
-        "config": {"meta": {"dynamodb_table": table.name, "key": dict(key)}},
+        "config": {"meta": _meta(table, key)},
         "columns": [*columns, _column("_changed_at", "changed_at", ["not_null"])],
     }
     if sure and len(sure) == len(key):
@@ -274,6 +274,13 @@ def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[s
         else:
             model["data_tests"] = [_unique_together(*sure)]
     return model
+
+
+def _meta(table: Table, key: Mapping[str, str]) -> dict[str, Any]:
+    """What the macros have to know of a table's configuration."""
+    types = {name: each.type for name, each in table.attributes.items() if each.type}
+    meta = {"dynamodb_table": table.name, "key": dict(key)}
+    return meta | ({"types": types} if types else {})
 
 
 def _unique_together(*columns: str) -> dict[str, Any]:

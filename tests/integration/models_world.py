@@ -232,35 +232,58 @@ def expected_items(table: Table) -> dict[str, dict[str, Any]]:
     }
 
 
-def expected_names(table: Table) -> dict[str, str]:
-    """The column of each attribute: first seen, first served; case makes no difference."""
-    first: dict[str, int] = {}
-    for batch, name, _ in table.seen:
-        first[name] = min(batch, first.get(name, batch))
+def expected_names(table: Table) -> dict[tuple[str, bool], str]:
+    """The columns of each attribute: the one of its values and, once it had two types, that of its
+    exact values. First come, first served; case makes no difference."""
+    due: dict[tuple[str, bool], int] = {}
+    for name, tags in _tags(table).items():
+        due[name, False] = min(batch for batch, _ in tags)
+        typed = sorted(batch for batch, tag in tags if tag != "NULL")
+        if len(typed) > 1:
+            due[name, True] = typed[1]
     taken = set(RESERVED)
-    names: dict[str, str] = {}
-    for name in sorted(first, key=lambda each: (first[each], each.encode())):
-        plain = "".join("_" if c == '"' or c < " " or c == "\x7f" else c for c in name) or "unnamed"
-        free, number = plain, 1
+    names: dict[tuple[str, bool], str] = {}
+    for name, exact in sorted(due, key=lambda each: (due[each], each[1], each[0].encode())):
+        wanted = f"{name}__raw" if exact else name
+        plain = "".join("_" if c == '"' or c < " " or c == "\x7f" else c for c in wanted)
+        free, number = plain or "unnamed", 1
         while free.lower() in taken:
             number += 1
-            free = f"{plain}_{number}"
+            free = f"{plain or 'unnamed'}_{number}"
         taken.add(free.lower())
-        names[name] = free
+        names[name, exact] = free
     return names
 
 
-def expected_type(table: Table, name: str) -> str:
-    """The SQL type of an attribute's column."""
+def _tags(table: Table) -> dict[str, list[tuple[int, str]]]:
+    """Each attribute's tags, with the batch in which each was seen first."""
+    first: dict[tuple[str, str], int] = {}
+    for batch, name, tag in table.seen:
+        first[name, tag] = min(batch, first.get((name, tag), batch))
+    tags: dict[str, list[tuple[int, str]]] = {}
+    for (name, tag), batch in first.items():
+        tags.setdefault(name, []).append((batch, tag))
+    return tags
+
+
+def expected_type(table: Table, name: str, exact: bool) -> str:
+    """The SQL type of a column."""
     tags = {tag for _, seen, tag in table.seen if seen == name} - {"NULL"}
-    if tags == {"N"}:
+    if exact:
+        return "JSON"
+    if tags in ({"N"}, {"NS"}):
+        (tag,) = tags
         texts = [
-            json.loads(row.image)[name].get("N")
+            json.loads(row.image)[name].get(tag)
             for row in table.rows
             if row.image and name in json.loads(row.image)
         ]
-        return _number_type([text for text in texts if text is not None])
-    simple = {"S": "VARCHAR", "BOOL": "BOOLEAN", "B": "BLOB"}
+        if tag == "N":
+            return _number_type([text for text in texts if text is not None])
+        return _number_type([text for texts_ in texts for text in texts_ or []]) + "[]"
+    if len(tags) > 1 and tags <= {"S", "N", "BOOL"}:
+        return "VARCHAR"
+    simple = {"S": "VARCHAR", "BOOL": "BOOLEAN", "B": "BLOB", "SS": "VARCHAR[]", "BS": "BLOB[]"}
     return simple.get(next(iter(tags)), "JSON") if len(tags) == 1 else "JSON"
 
 
@@ -276,27 +299,55 @@ def _number_type(texts: list[str]) -> str:
     return f"DECIMAL(38,{scale})" if whole + scale <= 38 else "VARCHAR"
 
 
-def expected_value(value: Mapping[str, Any] | None, type_: str) -> Any:
+def expected_value(value: Mapping[str, Any] | None, type_: str, exact: bool = False) -> Any:
     """A DynamoDB value as the column of that type shows it."""
     if value is None:
         return None
     tag, inner = next(iter(value.items()))
     if type_ == "JSON":
-        return json.loads(json.dumps(value))
+        return dict(value) if exact else plain(value)
     if tag == "NULL":
         return None
+    if type_.endswith("[]"):
+        return [expected_value({tag[0]: each}, type_[:-2]) for each in inner]
     if type_ == "BIGINT":
         return int(inner)
     if type_.startswith("DECIMAL"):
         return Decimal(inner)
+    if type_ == "VARCHAR" and tag == "BOOL":
+        return str(inner).lower()
     return base64.b64decode(inner) if type_ == "BLOB" else inner
+
+
+def plain(value: Mapping[str, Any]) -> Any:
+    """Plain JSON of a DynamoDB value, as `loads` reads it: numbers by their digits."""
+    tag, inner = next(iter(value.items()))
+    if tag == "M":
+        return {name: plain(each) for name, each in inner.items()}
+    if tag == "L":
+        return [plain(each) for each in inner]
+    if tag in ("N", "NS"):
+        return Number(inner) if tag == "N" else [Number(each) for each in inner]
+    return None if tag == "NULL" else inner
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number's text: equal to no string."""
+
+    text: str
+
+
+def loads(text: str) -> Any:
+    """JSON with its numbers as they are written."""
+    return json.loads(text, parse_int=Number, parse_float=Number)
 
 
 def differences(table: Table) -> list[str]:
     """How the public model and the merged table differ from the reference; empty if they do not."""
     items = expected_items(table)
     names = expected_names(table)
-    types = {name: expected_type(table, name) for name in names}
+    types = {column: expected_type(table, *column) for column in names}
     latest = query(table.con, f"SELECT * FROM analytics.{table.model}_latest")
     public = query(table.con, f"SELECT * FROM analytics.{table.model}")
     found = (
@@ -313,18 +364,20 @@ def differences(table: Table) -> list[str]:
         row = living[key]
         if json.loads(row["_image"]) != items[key]:
             found.append(f"{key}: {row['_image']}, expected {items[key]}")
-        for name, column in names.items():
-            wanted = expected_value(items[key].get(name), types[name])
+        for (name, exact), column in names.items():
+            type_ = types[name, exact]
+            wanted = expected_value(items[key].get(name), type_, exact)
             shown = row.get(column, "no such column")
-            if types[name] == "JSON" and isinstance(shown, str) and column in row:
-                shown = json.loads(shown)
+            if type_ == "JSON" and isinstance(shown, str) and column in row:
+                shown = loads(shown)
             if shown != wanted or type(shown) is not type(wanted):
                 found.append(f"{key}.{name}: {shown!r} in {column}, expected {wanted!r}")
     described = query(table.con, f"DESCRIBE analytics.{table.model}_latest")
     columns = {row["column_name"]: row["column_type"] for row in described}
-    for name, column in names.items():
-        if columns.get(column) != types[name]:
-            found.append(f"{name}: {column} is {columns.get(column)}, expected {types[name]}")
+    for (name, exact), column in names.items():
+        if columns.get(column) != types[name, exact]:
+            type_ = types[name, exact]
+            found.append(f"{name}: {column} is {columns.get(column)}, expected {type_}")
     extra = columns.keys() - OURS - set(names.values())
     return found + [f"a column nobody asked for: {name}" for name in extra]
 
@@ -413,18 +466,21 @@ def _canonical(value: Any) -> str:
 def history_differences(table: Table) -> list[str]:
     """How `<model>_history` and `<model>_as_of` differ from the reference; empty if they do not."""
     names = expected_names(table)
-    types = {name: expected_type(table, name) for name in names}
+    types = {each: expected_type(table, *each) for each in names}
 
     def typed(item: dict[str, Any] | None, key: str) -> dict[str, Any]:
         shown = json.loads(key) if item is None else item
-        return {c: expected_value(shown.get(name), types[name]) for name, c in names.items()}
+        return {
+            column: expected_value(shown.get(each[0]), types[each], each[1])
+            for each, column in names.items()
+        }
 
     def read(row: dict[str, Any]) -> dict[str, Any]:
         return {
-            column: json.loads(row[column])
-            if types[name] == "JSON" and isinstance(row[column], str)
+            column: loads(row[column])
+            if types[each] == "JSON" and isinstance(row[column], str)
             else row[column]
-            for name, column in names.items()
+            for each, column in names.items()
         }
 
     wanted = expected_history(table)
