@@ -29,6 +29,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tailrace.errors import ConfigError
@@ -386,6 +387,13 @@ class Table(_Settings):
     repair: RepairConfig = _field("a mapping with `automatic:`", "", RepairConfig())
     attributes: dict[str, AttributeConfig] = _field(
         "a mapping of attributes' names, each with `type:`, `rows:` or `privacy:`", "", {}
+    )
+    schema_mode: Literal["evolve", "frozen"] = _field(
+        "evolve or frozen",
+        "Whether new attributes and types change the models' columns by themselves (evolve), or "
+        "are kept in the log alone, and reported, until a person lets them in (frozen).",
+        "evolve",
+        alias="schema",  # a name that pydantic keeps for itself
     )
 
     @property
@@ -762,9 +770,14 @@ def _settings_at(at: Where, data: Any) -> type[_Settings]:
 def _allowed(at: Where, data: Any) -> str:
     if len(at) > 1 and isinstance(at[-1], int):
         return "a mapping with `name:`"
-    field = _settings_at(at[:-1], data).model_fields.get(str(at[-1])) if at else None
+    field = _keys(_settings_at(at[:-1], data)).get(str(at[-1])) if at else None
     extra = field.json_schema_extra if field else None
     return str(extra.get("allowed", "")) if isinstance(extra, dict) else "a mapping"
+
+
+def _keys(settings: type[_Settings]) -> dict[str, FieldInfo]:
+    """The fields by the names they have in the file."""
+    return {field.alias or name: field for name, field in settings.model_fields.items()}
 
 
 def _unknown_key(at: Where, settings: type[_Settings]) -> _Problem:
@@ -775,7 +788,7 @@ def _unknown_key(at: Where, settings: type[_Settings]) -> _Problem:
             "is refused: credentials have no place in this file.",
             "Leave them to boto3 (AWS_PROFILE, AWS_ACCESS_KEY_ID, roles) or PGPASSWORD.",
         )
-    keys = [name for name in settings.model_fields if (settings, name) != (Config, "path")]
+    keys = [name for name in _keys(settings) if (settings, name) != (Config, "path")]
     guess = _did_you_mean(key, keys)
     return _Problem(at, f"is an unknown key{guess}; allowed here: {', '.join(keys)}.")
 

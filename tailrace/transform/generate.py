@@ -280,6 +280,8 @@ def _meta(table: Table, key: Mapping[str, str]) -> dict[str, Any]:
     """What the macros have to know of a table's configuration."""
     types = {name: each.type for name, each in table.attributes.items() if each.type}
     meta = {"dynamodb_table": table.name, "key": dict(key)}
+    if table.schema_mode == "frozen":
+        meta["schema"] = "frozen"
     return meta | ({"types": types} if types else {})
 
 

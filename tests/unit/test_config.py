@@ -79,6 +79,7 @@ tables:
     stream: {source: dynamodb_streams, pass_seconds: 20, pass_bytes: 64MiB}
   - name: customers
     model: people
+    schema: frozen
     base:
       method: export
       bucket: company-exports
@@ -90,6 +91,7 @@ tables:
     )
     orders, customers = config.tables
     assert config.models == ("orders_2024", "people")
+    assert (orders.schema_mode, customers.schema_mode) == ("evolve", "frozen")
     assert orders.base == ScanBase(segments=16, max_rcu=500.0, consistent=True)
     assert (orders.stream.pass_seconds, orders.stream.pass_bytes) == (20, 64 * 2**20)
     assert isinstance(customers.base, ExportBase)
@@ -309,6 +311,10 @@ def test_clashing_names_out_of_variables_are_not_printed_either(
         (one_table("warehouse: {memory_limit: 1MB}"), "memory_limit is '1MB'; allowed"),
         (one_table("warehouse: {threads: 0}"), "warehouse.threads is 0 (a number)"),
         (one_table("path: /etc"), "path is an unknown key"),
+        (
+            one_table("    schema: freeze"),
+            "tables[0].schema is 'freeze'; allowed: evolve or frozen.",
+        ),
     ],
 )
 def test_a_bad_value_is_told_with_line_path_finding_and_what_is_allowed(
@@ -334,6 +340,7 @@ def test_a_bad_value_is_told_with_line_path_finding_and_what_is_allowed(
             "allowed here: method, segments, max_rcu, consistent.",
         ),
         (one_table("    stream: {sauce: x}"), "(did you mean source?)"),
+        (one_table("    schemas: frozen"), "(did you mean schema?); allowed here: name, model,"),
         ("table: []", "table is an unknown key (did you mean tables?)"),
         (one_table("xyz: 1"), "xyz is an unknown key; allowed here: aws, warehouse, dbt, tables."),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +26,15 @@ def config_with(folder: Path, *tables: str) -> Config:
 def statuses(config: Config) -> dict[str, str]:
     project = config.dbt.project_dir
     return {str(each.path.relative_to(project)): each.status for each in generate(config)}
+
+
+def models_of(folder: Path, model: str) -> dict[str, Any]:
+    file = folder / "dbt_project" / "models" / model / f"{model}.yml"
+    return {each["name"]: each for each in yaml.safe_load(file.read_text())["models"]}
+
+
+def meta_of(folder: Path, model: str) -> dict[str, Any]:
+    return dict(models_of(folder, model)[model]["config"]["meta"])
 
 
 def test_each_table_gets_five_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
@@ -159,6 +169,12 @@ def test_every_column_of_the_models_is_described(tmp_path: Path) -> None:
         for described in (model, *model["columns"]):
             assert set(re.findall(r"doc\('(\w+)'\)", described["description"])) <= blocks
             assert described["description"]
+
+
+def test_the_macros_are_told_that_a_schema_is_frozen(tmp_path: Path) -> None:
+    generate(config_with(tmp_path, "orders", "customers\n    schema: frozen"))
+    assert "schema" not in meta_of(tmp_path, "orders")
+    assert meta_of(tmp_path, "customers")["schema"] == "frozen"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
