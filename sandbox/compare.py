@@ -14,7 +14,7 @@ import duckdb
 from rich.table import Table
 
 from sandbox.errors import SandboxError
-from tailrace.canonical import canonical, canonical_item
+from tailrace.canonical import binary, canonical, canonical_item
 
 _KEPT_DIFFERENCES = 50
 _MISSING = "(not there)"
@@ -167,14 +167,46 @@ def _column_holds(kind: str, value: Any, attribute: dict[str, Any] | None) -> bo
     if attribute is None or value is None:
         return value is None and (attribute is None or "NULL" in attribute)
     if kind == "JSON":
-        return bool(canonical(json.loads(value)) == canonical(attribute))
+        value = json.loads(value, parse_float=Decimal, parse_int=Decimal)
+    return _says(value, attribute)
+
+
+def _says(value: Any, attribute: dict[str, Any]) -> bool:
+    """Whether a plain value (of a column, or of a document in it) is exactly the attribute's. A
+    number or a truth value may stand as its text: an attribute of several types is a text."""
     ((tag, content),) = attribute.items()
-    if tag == "N":
-        return not isinstance(value, bool | float | bytes) and Decimal(str(value)) == Decimal(
-            content
+    if tag == "M":
+        return (
+            isinstance(value, dict)
+            and value.keys() == content.keys()
+            and all(_says(value[name], each) for name, each in content.items())
         )
-    kinds = {"S": str, "B": bytes, "BOOL": bool}
-    return tag in kinds and isinstance(value, kinds[tag]) and value == content
+    if tag == "L":
+        return (
+            isinstance(value, list)
+            and len(value) == len(content)
+            and all(_says(*pair) for pair in zip(value, content, strict=True))
+        )
+    if tag in ("SS", "NS", "BS"):
+        return isinstance(value, list) and _members(value, tag) == canonical(attribute)[1]
+    if tag == "N":
+        return isinstance(value, int | Decimal | str) and _is_number(value, Decimal(content))
+    if tag == "B":
+        return isinstance(value, bytes | str) and binary(value) == content
+    if tag == "BOOL":
+        return value is content or value == str(content).lower()
+    if tag == "NULL":
+        return value is None
+    return bool(value == content)
+
+
+def _is_number(value: int | Decimal | str, number: Decimal) -> bool:
+    return not isinstance(value, bool) and Decimal(str(value)) == number
+
+
+def _members(elements: list[Any], tag: str) -> Any:
+    texts = [each if isinstance(each, bytes) else str(each) for each in elements]
+    return canonical({tag: texts})[1]
 
 
 def _column_key(tag: str, value: Any) -> Any:

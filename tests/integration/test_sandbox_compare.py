@@ -22,6 +22,7 @@ ITEMS = [
         "raw": {"B": b"\x00\xff"},
         "ok": {"BOOL": True},
         "tags": {"SS": ["x", "y"]},
+        "doc": {"M": {"price": {"N": "2.50"}, "parts": {"L": [{"S": "{"}, {"BOOL": False}]}}},
     },
     {"id": {"S": "b"}, "n": {"N": "2"}, "amount": {"N": "7"}, "tags": {"NULL": True}},
 ]
@@ -52,12 +53,13 @@ def lake() -> Iterator[duckdb.DuckDBPyConnection]:
     con.execute(insert, ['{"id":{"S":"c"},"n":{"N":"3"}}', "REMOVE", None])
     con.execute(
         "CREATE TABLE lake.analytics.t (id VARCHAR, n BIGINT, amount DECIMAL(38, 1), raw BLOB, "
-        "ok BOOLEAN, tags JSON, _changed_at TIMESTAMPTZ)"
+        "ok BOOLEAN, tags VARCHAR[], doc JSON, _changed_at TIMESTAMPTZ)"
     )
     con.execute(
         """INSERT INTO lake.analytics.t VALUES
-        ('a', 1, 12.5, '\\x00\\xFF'::BLOB, true, '{"SS":["y","x"]}', now()),
-        ('b', 2, 7, NULL, NULL, '{"NULL":true}', now())"""
+        ('a', 1, 12.5, '\\x00\\xFF'::BLOB, true, ['y', 'x'],
+            '{"parts":["{",false],"price":2.5}', now()),
+        ('b', 2, 7, NULL, NULL, NULL, NULL, now())"""
     )
     yield con
     con.close()
@@ -69,7 +71,7 @@ def test_equal_sides_are_equal_whatever_the_order_of_sets_and_the_writing_of_num
     found = compare(aws.dynamodb, table, lake, "t")
     assert found.differences == []
     assert found.equal
-    assert (found.items_in_table, found.rows_in_warehouse, found.values_compared) == (2, 2, 12)
+    assert (found.items_in_table, found.rows_in_warehouse, found.values_compared) == (2, 2, 14)
     assert found.without_column == []
 
 
@@ -89,7 +91,10 @@ def test_equal_sides_are_equal_whatever_the_order_of_sets_and_the_writing_of_num
         ("UPDATE lake.analytics.t SET ok = true", "analytics.t.ok"),
         ("UPDATE lake.analytics.t SET raw = '\\x00'::BLOB", "analytics.t.raw"),
         ("ALTER TABLE lake.analytics.t ALTER amount TYPE DOUBLE", "analytics.t.amount"),
-        ("""UPDATE lake.analytics.t SET tags = '{"SS":["x"]}' WHERE n = 1""", "analytics.t.tags"),
+        ("UPDATE lake.analytics.t SET tags = ['x'] WHERE n = 1", "analytics.t.tags"),
+        ("UPDATE lake.analytics.t SET doc = replace(doc, '2.5', '2.51')", "analytics.t.doc"),
+        ("UPDATE lake.analytics.t SET doc = replace(doc, 'false', 'null')", "analytics.t.doc"),
+        ("UPDATE lake.analytics.t SET doc = replace(doc, ',false', '')", "analytics.t.doc"),
     ],
 )
 def test_every_kind_of_difference_is_found(
