@@ -22,8 +22,10 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -39,6 +41,7 @@ DEFAULT_FILE = "tailrace.yaml"
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
 TABLE_NAME = re.compile(r"[a-zA-Z0-9_.\-]{3,255}")
+STREAM_NAME = re.compile(r"[a-zA-Z0-9_.\-]{1,128}")
 MODEL_NAME = re.compile(r"(?=.*[a-z0-9])[a-z_][a-z0-9_]*")
 MODEL_NAME_MAX = 200  # `stg_<model>_changes.sql` has to fit into a file name of 255 bytes
 REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
@@ -285,12 +288,12 @@ class ExportBase(_Settings):
     _prefix = field_validator("prefix")(_plain_prefix)
 
 
-class StreamConfig(_Settings):
-    """How a table's changes are read, minute by minute."""
+SOURCES = "dynamodb_streams, kinesis or firehose"
 
-    source: Literal["dynamodb_streams"] = _field(
-        "dynamodb_streams", "Where the changes come from.", "dynamodb_streams"
-    )
+
+class StreamConfig(_Settings):
+    """How a table's changes are read, minute by minute, whatever the source."""
+
     pass_seconds: Annotated[float, Number] = _field(
         "a number of seconds from 1 to 3600",
         "Most time one pass reads before it commits and stops; what is left is the next pass's. "
@@ -316,6 +319,53 @@ class StreamConfig(_Settings):
         le=3600,
         allow_inf_nan=False,
     )
+
+
+class DynamoDbStreamsConfig(StreamConfig):
+    """Changes from the table's own stream: in order, kept for 24 hours."""
+
+    source: Literal["dynamodb_streams"] = _field(
+        SOURCES, "Where the changes come from.", "dynamodb_streams"
+    )
+
+
+class KinesisConfig(StreamConfig):
+    """Changes from the Kinesis data stream that the table streams to."""
+
+    source: Literal["kinesis"] = _field(SOURCES, "Where the changes come from.", "kinesis")
+    stream_name: str | None = _field(
+        "a Kinesis data stream's name: 1 to 128 letters, digits, dots, dashes and underscores",
+        "The stream, where the table has several streaming destinations; left out, the one it has.",
+        None,
+        pattern=f"^{STREAM_NAME.pattern}$",
+    )
+    late_seconds: Annotated[float, Number] = _field(
+        "a number of seconds from 0 to 3600",
+        "How late a record may come: nothing promises an order. An epoch goes live so long after "
+        "its base is complete, so that no late record takes a key back to an older state.",
+        300.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+    )
+
+
+class FirehoseConfig(StreamConfig):
+    """Changes from the objects that a Firehose stream has delivered to S3."""
+
+    source: Literal["firehose"] = _field(SOURCES, "Where the changes come from.", "firehose")
+    bucket: str = _field(
+        "a bucket's bare name: 3 to 63 lower-case letters, digits, dots and dashes",
+        "The S3 bucket that Firehose delivers to.",
+    )
+    prefix: str = _field(
+        "a key prefix without a leading slash, or nothing",
+        "What its keys begin with, before the year.",
+        "",
+    )
+
+    _bucket = field_validator("bucket")(_bare_bucket)
+    _prefix = field_validator("prefix")(_plain_prefix)
 
 
 class RepairConfig(_Settings):
@@ -369,6 +419,26 @@ class AttributeConfig(_Settings):
 Base = Annotated[ScanBase | ExportBase, Field(discriminator="method")]
 
 
+def _source_of(value: Any) -> Any:
+    """Which source a `stream:` names; DynamoDB's own where it names none."""
+    if isinstance(value, dict):
+        return value.get("source", "dynamodb_streams")
+    return getattr(value, "source", None)
+
+
+Stream = Annotated[
+    Annotated[DynamoDbStreamsConfig, Tag("dynamodb_streams")]
+    | Annotated[KinesisConfig, Tag("kinesis")]
+    | Annotated[FirehoseConfig, Tag("firehose")],
+    Discriminator(_source_of),
+]
+STREAMS: dict[str, type[StreamConfig]] = {
+    "dynamodb_streams": DynamoDbStreamsConfig,
+    "kinesis": KinesisConfig,
+    "firehose": FirehoseConfig,
+}
+
+
 class Table(_Settings):
     """One DynamoDB table to replicate."""
 
@@ -383,7 +453,7 @@ class Table(_Settings):
         "",
     )
     base: Base = _field("a mapping with `method: scan` or `method: export`", "", ScanBase())
-    stream: StreamConfig = _field("a mapping with `source:`", "", StreamConfig())
+    stream: Stream = _field("a mapping with `source:`", "", DynamoDbStreamsConfig())
     repair: RepairConfig = _field("a mapping with `automatic:`", "", RepairConfig())
     attributes: dict[str, AttributeConfig] = _field(
         "a mapping of attributes' names, each with `type:`, `rows:` or `privacy:`", "", {}
@@ -694,8 +764,8 @@ def _substitute(
 
 # ----------------------------------------------------------------------------- explaining errors
 
+TAGS = {"base": ("method", "scan or export"), "stream": ("source", SOURCES)}
 SECRET_KEY = re.compile(r"access_?key|secret|token|password|credential", re.IGNORECASE)
-LATER_SOURCES = ("kinesis", "firehose")
 
 
 def _explain(document: _Document, error: ErrorDetails) -> _Problem:
@@ -705,15 +775,14 @@ def _explain(document: _Document, error: ErrorDetails) -> _Problem:
         return _unknown_key(at, _settings_at(at[:-1], document.data))
     if kind == "missing":
         return _Problem(at, f"is missing; allowed: {_allowed(at, document.data)}.")
-    if kind == "union_tag_not_found":
+    if kind == "union_tag_not_found" and at[-1:] == ("base",):
         return _Problem((*at, "method"), "is missing; allowed: scan or export.")
     if kind == "union_tag_invalid":
-        found = document.show((*at, "method"), value.get("method"))
-        return _Problem((*at, "method"), f"is {found}; allowed: scan or export.")
+        tag, allowed = TAGS[str(at[-1])]
+        found = document.show((*at, tag), value.get(tag))
+        return _Problem((*at, tag), f"is {found}; allowed: {allowed}.")
     if kind in ("export_table", "catalog_password"):
         return _Problem(at, f"is refused: {error['msg']}.")
-    if at[-1:] == ("source",) and value in LATER_SOURCES:
-        return _Problem(at, f"is {value}: not supported yet; allowed: dynamodb_streams.")
     if at[-1:] == ("model",) and _value_at(document.data, at) is None:
         name = document.show((*at[:-1], "name"), _value_at(document.data, (*at[:-1], "name")))
         return _Problem(
@@ -739,9 +808,11 @@ def _hint(at: Where, value: object) -> str:
 
 
 def _document_path(loc: tuple[int | str, ...]) -> Where:
-    """pydantic's location without the union's tag, which is not in the file."""
-    if len(loc) > 3 and loc[0] == "tables" and loc[2] == "base" and loc[3] in ("scan", "export"):
-        return (*loc[:3], *loc[4:])
+    """pydantic's location without a union's tag, which is not in the file."""
+    if len(loc) > 3 and loc[0] == "tables":
+        tags = {"base": ("scan", "export"), "stream": tuple(STREAMS)}.get(str(loc[2]), ())
+        if loc[3] in tags:
+            return (*loc[:3], *loc[4:])
     return loc
 
 
@@ -757,8 +828,9 @@ def _settings_at(at: Where, data: Any) -> type[_Settings]:
         case ("tables", index, "base", *_):
             method = _value_at(data, ("tables", index, "base", "method"))
             return ExportBase if method == "export" else ScanBase
-        case ("tables", _, "stream", *_):
-            return StreamConfig
+        case ("tables", index, "stream", *_):
+            source = _value_at(data, ("tables", index, "stream", "source"))
+            return STREAMS.get(str(source), DynamoDbStreamsConfig)
         case ("tables", _, "attributes", _, *_):
             return AttributeConfig
         case ("tables", _, *_):

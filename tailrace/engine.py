@@ -113,6 +113,13 @@ class Engine:
     from several threads."""
 
     def __init__(self, config: Config, progress: bootstrap.Progress | None = None) -> None:
+        for table in config.tables:
+            if table.stream.source != "dynamodb_streams":
+                raise ConfigError(
+                    f"{config.path}: {table.model} has stream.source {table.stream.source}, which"
+                    " cannot be read yet.",
+                    "Use dynamodb_streams.",
+                )
         self.config = config
         self.stop = threading.Event()
         self._progress = progress or (lambda _: None)

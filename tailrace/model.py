@@ -17,6 +17,9 @@ SAMPLE_ITEMS = 1_000  # of a reconciliation by sample, where nobody says how man
 # The member of a stream record whose image was looked up, because its stream carries none.
 LOOKED_UP = "lookedUp"
 
+# The member of a Kinesis record in which its source puts the sequence number.
+SEQUENCE = "sequenceNumber"
+
 FULL = "full"
 INCREMENTAL = "incremental"
 
@@ -89,11 +92,13 @@ class Shard:
 
 class Shape(Enum):
     """What a staged file holds, one JSON object a line: items, lines of an incremental export's
-    data file, or records as DynamoDB Streams returns them."""
+    data file, records as DynamoDB Streams returns them, or as DynamoDB sends them to Kinesis
+    (which may carry SEQUENCE as a member of their own; else their eventID tells them apart)."""
 
     ITEMS = "items"
     INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
+    KINESIS_RECORDS = "kinesis_records"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from tailrace.lake.sql import literal, literals, pointer
-from tailrace.lake.version import BASE_PHASE, PRIOR_PHASE, STREAM_PHASE, version_sql
-from tailrace.model import LOOKED_UP, KeyAttribute, Shape
+from tailrace.lake.version import (
+    BASE_PHASE,
+    PRIOR_PHASE,
+    STREAM_PHASE,
+    timed_version_sql,
+    version_sql,
+)
+from tailrace.model import LOOKED_UP, SEQUENCE, KeyAttribute, Shape
 
 # The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
 # at most eight of JSON (an element {"BOOL":false} counts as two), so this holds two images; the
@@ -41,6 +47,8 @@ def rows_sql(
         f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
+    if shape is Shape.KINESIS_RECORDS:
+        return _kinesis_records(source, key, epoch, prior_until, members)
     if shape is Shape.STREAM_RECORDS:
         return _stream_records(source, key, epoch, prior_until, members)
     if shape is Shape.INCREMENTAL_LINES:
@@ -122,6 +130,59 @@ def _stream_records(
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
             {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
+
+
+def _kinesis_records(
+    source: str,
+    key: Sequence[KeyAttribute],
+    epoch: int,
+    prior_until: datetime | None,
+    members: Sequence[tuple[str, str]],
+) -> str:
+    """Their order is their time, in milliseconds or, where they say so, microseconds; records of
+    one time are told apart by their sequence number, or their id where the source has none. A
+    record without both has no version: the commit refuses it."""
+    paths = [pointer("dynamodb", "NewImage", *member) for member in members]
+    paths += [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
+    names = ["new", "old", "event", "sequence", "id", "time", "precision", "principal", "Principal"]
+    first = len(paths) + 1
+    paths += [
+        pointer("dynamodb", "NewImage"),
+        pointer("dynamodb", "OldImage"),
+        pointer("eventName"),
+        pointer(SEQUENCE),
+        pointer("eventID"),
+        pointer("dynamodb", "ApproximateCreationDateTime"),
+        pointer("dynamodb", "ApproximateCreationDateTimePrecision"),
+        pointer("userIdentity", "principalId"),
+        pointer("userIdentity", "PrincipalId"),
+    ]
+    v = {name: f"v[{number}]" for number, name in enumerate(names, start=first)}
+    removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
+    principal = f"coalesce({v['principal']}, {v['Principal']})"
+    which = (
+        f"coalesce(trim({v['sequence']}, {literal(QUOTE)}),"
+        f" replace(trim({v['id']}, {literal(QUOTE)}), '-', ''))"
+    )
+    version, number = timed_version_sql(epoch, STREAM_PHASE, "micros", which), str(epoch)
+    if prior_until is not None:
+        prior = f"micros < {int(prior_until.timestamp() * 1_000_000)}"
+        before = timed_version_sql(epoch, PRIOR_PHASE, "micros", which)
+        version = f"CASE WHEN {prior} THEN {before} ELSE {version} END"
+        number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
+    in_micros = f"{v['precision']} = {literal(json.dumps('MICROSECOND'))}"
+    return f"""
+        SELECT {version} AS version, {number} AS epoch,
+            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
+            CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
+            make_timestamptz(micros) AS changed_at,
+            {removed} AND {principal} IS NOT DISTINCT FROM
+                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
+            false AS looked_up, v AS members
+        FROM (
+            SELECT v, {v["time"]}::DOUBLE::BIGINT
+                * CASE WHEN {in_micros} THEN 1 ELSE 1000 END AS micros
+            FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source}))"""
 
 
 def _time(at: datetime | None) -> str:

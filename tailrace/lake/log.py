@@ -59,6 +59,7 @@ LOST_RACE = (
 
 # What DuckDB says, on our behalf, of a staged row in which a key attribute is missing.
 NO_KEY = "tailrace: a row without its key"
+NO_VERSION = "tailrace: a row without its place in the order"
 
 Result = TypeVar("Result")
 
@@ -254,13 +255,16 @@ class ChangeLog:
         log = ident(CHANGES, model)
         try:
             landed = con.execute(
-                f"INSERT INTO {log} SELECT {batch}, version, epoch, op,"
+                f"INSERT INTO {log} SELECT {batch},"
+                f" coalesce(version, error({literal(NO_VERSION)})), epoch, op,"
                 f" coalesce(key, error({literal(NO_KEY)})), image, old_image, changed_at,"
                 f" ttl_expired, looked_up, now() FROM ({rows})"
             ).fetchone()
         except duckdb.InvalidInputException as error:
             if NO_KEY in str(error):
                 raise _without_key(model, key) from error
+            if NO_VERSION in str(error):
+                raise _without_version(model) from error
             raise
         count = int(landed[0]) if landed else 0
         if count != staged.rows:
@@ -362,6 +366,14 @@ def _without_key(model: str, key: tuple[KeyAttribute, ...]) -> Terminal:
     return Terminal(
         f"{model}: rows lack a key attribute ({', '.join(each.name for each in key)}).",
         "The table was probably recreated with another key: materialize its base again.",
+    )
+
+
+def _without_version(model: str) -> Terminal:
+    return Terminal(
+        f"{model}: records have no time of change, or neither a sequence number nor an eventID:"
+        " they are not DynamoDB's.",
+        "Nothing was committed. Look at what else writes to the stream.",
     )
 
 

@@ -1,16 +1,24 @@
 """`version`: one text column that orders everything ever captured of a key.
 
-Six digits of epoch, one sign of phase, forty digits of position. Compared as text, the greatest
-version of a key wins: a later epoch beats an earlier one, within an epoch the stream (1) beats the
-base (0), and within the stream the later position beats the earlier one. What the stream tells of
-the time before the base (-) the base knows better, and beats. Nothing but this module knows the
-layout; dbt compares whole versions and asks the macros generated from here.
+Six digits of epoch, one sign of phase, and a position. Compared as text, the greatest version of a
+key wins: a later epoch beats an earlier one, within an epoch the stream (1) beats the base (0), and
+within the stream the later position beats the earlier one. What the stream tells of the time before
+the base (-) the base knows better, and beats. Nothing but this module knows the layout; dbt
+compares whole versions and asks the macros generated from here.
+
+A position is forty digits where the source orders its records by one number (a sequence number),
+and 72 where time is the order: 16 digits of microseconds, then 56 of what tells two records of one
+microsecond apart. Positions of two widths are never compared with each other: an epoch has one
+stream source, so within an epoch and a phase all positions are equally wide, and wherever epoch or
+phase differ they decide, standing before it.
 """
 
 from __future__ import annotations
 
 EPOCH_DIGITS = 6
 POSITION_DIGITS = 40
+MICROS_DIGITS = 16  # until the year 2286
+RECORD_DIGITS = 56  # of a Kinesis sequence number
 PRIOR_PHASE = "-"  # sorts before any digit
 BASE_PHASE = "0"
 STREAM_PHASE = "1"
@@ -26,6 +34,17 @@ def version_sql(epoch: int, phase: str, position: str | None) -> str:
     if position is None:
         return f"'{head}{'0' * POSITION_DIGITS}'"
     return f"'{head}' || lpad({position}, {POSITION_DIGITS}, '0')"
+
+
+def timed_version_sql(epoch: int, phase: str, micros: str, record: str) -> str:
+    """As version_sql, of a stream whose order is time: `micros` is a SQL expression of whole
+    microseconds, `record` one of what tells records of one microsecond apart, at most 56
+    characters. NULL where either is."""
+    head = version_sql(epoch, phase, None)[1 : 1 + EPOCH_DIGITS + len(phase)]
+    return (
+        f"'{head}' || lpad({micros}::VARCHAR, {MICROS_DIGITS}, '0')"
+        f" || lpad({record}, {RECORD_DIGITS}, '0')"
+    )
 
 
 def is_base_sql(version: str) -> str:

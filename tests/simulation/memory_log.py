@@ -18,11 +18,14 @@ from tailrace.lake.log import _check_fence
 from tailrace.lake.version import (
     BASE_PHASE,
     EPOCH_DIGITS,
+    MICROS_DIGITS,
     POSITION_DIGITS,
     PRIOR_PHASE,
+    RECORD_DIGITS,
     STREAM_PHASE,
 )
 from tailrace.model import (
+    SEQUENCE,
     Commit,
     Epoch,
     Gap,
@@ -171,6 +174,12 @@ def version(epoch: int, phase: str, position: str = "") -> str:
     return f"{epoch:0{EPOCH_DIGITS}d}{phase}{position.rjust(POSITION_DIGITS, '0')}"
 
 
+def timed_version(epoch: int, phase: str, micros: int, record: str) -> str:
+    """version.timed_version_sql's text."""
+    position = str(micros).rjust(MICROS_DIGITS, "0") + record.rjust(RECORD_DIGITS, "0")
+    return f"{epoch:0{EPOCH_DIGITS}d}{phase}{position}"
+
+
 def _landed(
     model: str, staged: Staged, epoch: Epoch, batch: int, table: TableDescription
 ) -> list[Row]:
@@ -199,6 +208,18 @@ def _row(
         is_prior = prior and change["ApproximateCreationDateTime"] < prior.timestamp()
         phase = PRIOR_PHASE if is_prior else STREAM_PHASE
         order = version(epoch, phase, change["SequenceNumber"])
+        epoch -= bool(is_prior)
+        image = change.get("NewImage") if op != "REMOVE" else None
+    elif shape is Shape.KINESIS_RECORDS:
+        change = value["dynamodb"]
+        op, keys = value["eventName"], change["Keys"]
+        precise = change.get("ApproximateCreationDateTimePrecision") == "MICROSECOND"
+        micros = change["ApproximateCreationDateTime"] * (1 if precise else 1000)
+        prior = landed.prior_until
+        is_prior = prior and micros < int(prior.timestamp() * 1_000_000)
+        phase = PRIOR_PHASE if is_prior else STREAM_PHASE
+        which = value.get(SEQUENCE) or value["eventID"].replace("-", "")
+        order = timed_version(epoch, phase, micros, which)
         epoch -= bool(is_prior)
         image = change.get("NewImage") if op != "REMOVE" else None
     elif shape is Shape.INCREMENTAL_LINES:

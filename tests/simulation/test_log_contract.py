@@ -148,6 +148,36 @@ def test_rows_of_each_shape_land_with_key_version_and_image(subject: Subject) ->
     ]
 
 
+def test_kinesis_records_are_ordered_by_their_time_then_by_what_tells_them_apart(
+    subject: Subject,
+) -> None:
+    """A narrow position of another epoch, or of the base, meets a wide one and never beats it."""
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    millis = int(NOW.timestamp() * 1000)
+    precise = record(1, "", "INSERT", millis * 1000 + 1) | {"sequenceNumber": "7"}
+    precise["dynamodb"]["ApproximateCreationDateTimePrecision"] = "MICROSECOND"
+    records = [
+        record(1, "", "MODIFY", millis) | {"sequenceNumber": "9" * 56},
+        record(1, "", "REMOVE", millis) | {"sequenceNumber": "8"},
+        precise,
+        record(1, "", "MODIFY", millis - 1) | {"eventID": "0a1b-ff"},
+    ]
+    subject.commit(
+        parts=(moved(SHARD, None, "9", 4),),
+        staged=subject.stage(records, Shape.KINESIS_RECORDS),
+    )
+    subject.commit(parts=(moved(SEGMENT, None, "k", 1),), staged=subject.stage([item(1)]))
+    time = "0000011" + str(millis * 1000)
+    by_version = sorted((version, op) for _, version, _, op, *_ in subject.rows())
+    assert by_version == [
+        ("0000010" + "0" * 40, "READ"),
+        ("0000011" + str(millis * 1000 - 1000) + "0" * 50 + "0a1bff", "MODIFY"),
+        (time + "0" * 55 + "8", "REMOVE"),
+        (time + "9" * 56, "MODIFY"),
+        ("0000011" + str(millis * 1000 + 1) + "0" * 55 + "7", "INSERT"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "export_time", "minutes", "beaten"),
     [
@@ -172,10 +202,16 @@ def test_a_base_beats_records_that_are_surely_older(
         parts=(moved(SHARD, None, "9", 1),),
         staged=subject.stage([old], Shape.STREAM_RECORDS),
     )
-    [(_, version, number, *_)] = subject.rows()
-    assert (version < "0000070" + "0" * 40) == beaten
-    assert version > "0000061" + "9" * 40
-    assert number == (6 if beaten else 7)
+    of_kinesis = record(1, "9", at=int((NOW + timedelta(minutes=minutes)).timestamp() * 1000))
+    subject.commit(
+        epoch=opened,
+        parts=(moved(SHARD, "9", "10", 1),),
+        staged=subject.stage([of_kinesis | {"sequenceNumber": "9"}], Shape.KINESIS_RECORDS),
+    )
+    for _, version, number, *_ in subject.rows():
+        assert (version < "0000070" + "0" * 40) == beaten
+        assert version > "0000061" + "9" * 40
+        assert number == (6 if beaten else 7)
 
 
 @pytest.mark.parametrize(

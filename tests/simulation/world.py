@@ -54,10 +54,10 @@ from sandbox.streams import Change, Shard, Stream, parse_iterator
 from sandbox.tables import Table
 from tailrace.config import (
     Config,
+    DynamoDbStreamsConfig,
     ExportBase,
     RepairConfig,
     ScanBase,
-    StreamConfig,
     Warehouse,
 )
 from tailrace.config import Table as TableConfig
@@ -289,7 +289,7 @@ class World:
             base = ExportBase(bucket=BUCKET, prefix="p", export_arn=export_arn)
         repair = RepairConfig(bucket=self.random.choice((None, BUCKET)))
         seconds = pass_seconds or self.random.choice((1.0, 5.0, 40.0, 40.0))
-        stream = StreamConfig(pass_seconds=seconds)
+        stream = DynamoDbStreamsConfig(pass_seconds=seconds)
         self.config = Config(
             warehouse=Warehouse(
                 catalog=f"sqlite:{self.folder}/none.sqlite", data_path=str(self.folder)

@@ -10,7 +10,10 @@ from pydantic import ValidationError
 
 from tailrace.config import (
     Config,
+    DynamoDbStreamsConfig,
     ExportBase,
+    FirehoseConfig,
+    KinesisConfig,
     ScanBase,
     Warehouse,
     config_path,
@@ -101,6 +104,23 @@ tables:
     assert config.warehouse.data_path == "s3://company-lake/tailrace"
     assert config.warehouse.is_remote_data
     assert config.dbt.project_dir == Path("/srv/dbt")
+
+
+def test_changes_come_from_the_source_that_is_named(write: Write) -> None:
+    config = load_config(
+        write("""
+tables:
+  - {name: one1, stream: {pass_seconds: 20}}
+  - {name: two2, stream: {source: kinesis, stream_name: changes}}
+  - {name: three, stream: {source: kinesis, pass_bytes: 1GB, late_seconds: 60}}
+  - {name: four, stream: {source: firehose, bucket: delivered, prefix: ddb/}}
+""")
+    )
+    one, two, three, four = (table.stream for table in config.tables)
+    assert one == DynamoDbStreamsConfig(pass_seconds=20)
+    assert two == KinesisConfig(stream_name="changes", late_seconds=300)
+    assert three == KinesisConfig(pass_bytes=10**9, late_seconds=60)
+    assert four == FirehoseConfig(bucket="delivered", prefix="ddb")
 
 
 def test_relative_paths_are_relative_to_the_file_not_to_the_working_directory(
@@ -279,9 +299,24 @@ def test_clashing_names_out_of_variables_are_not_printed_either(
             ),
             "base.export_arn is an export of another table than `name`",
         ),
-        (one_table("    stream: {source: kinesis}"), "source is kinesis: not supported yet"),
-        (one_table("    stream: {source: firehose}"), "source is firehose: not supported yet"),
-        (one_table("    stream: {source: kafka}"), "'kafka'; allowed: dynamodb_streams."),
+        (
+            one_table("    stream: {source: kafka}"),
+            "stream.source is 'kafka'; allowed: dynamodb_streams, kinesis or firehose.",
+        ),
+        (one_table("    stream: {source: firehose}"), "bucket is missing; allowed: a bucket"),
+        (
+            one_table("    stream: {source: kinesis, stream_name: 'a b'}"),
+            "stream.stream_name is 'a b'; allowed: a Kinesis data stream's name",
+        ),
+        (
+            one_table("    stream: {source: kinesis, bucket: b}"),
+            "stream.bucket is an unknown key; allowed here: pass_seconds",
+        ),
+        (one_table("    stream: {stream_name: a}"), "stream.stream_name is an unknown key"),
+        (
+            one_table("    stream: {source: kinesis, late_seconds: -1}"),
+            "stream.late_seconds is -1 (a number)",
+        ),
         (one_table("    stream: {pass_seconds: 0}"), "stream.pass_seconds is 0 (a number)"),
         (one_table("    stream: {pass_bytes: lots}"), "stream.pass_bytes is 'lots'"),
         ("tables:\n  - name: a", "tables[0].name is 'a'; allowed: a DynamoDB table's name"),

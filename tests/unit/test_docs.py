@@ -244,7 +244,8 @@ def _defaults() -> dict[str, str]:
                 found[name] = f"{value:g}"
             elif isinstance(value, str | Path) and str(value):
                 found[name] = str(value)
-    return found | {"method": "scan"}  # of a table without `base:`
+    # Of a table without `base:` or `stream:`.
+    return found | {"method": "scan", "source": "dynamodb_streams"}
 
 
 def _all_models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
