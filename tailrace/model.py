@@ -186,8 +186,8 @@ class Part:
 @dataclass(frozen=True)
 class Position:
     """How far a part has been committed. `at` is None where nothing has been read yet, `newest`
-    the time of the last change of it, `epoch` the last one in which it was seen to move, or for
-    the first time."""
+    the time of the last change of it, `epoch` the last one in which it was seen to move, or that
+    was opened while it was open."""
 
     at: str | None = None
     finished: bool = False

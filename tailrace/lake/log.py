@@ -210,8 +210,9 @@ class ChangeLog:
         )
         _insert_epoch(con, model, batch, epoch, epoch.state, epoch.opened_at)
         for part, number in seen.items():
-            if part not in head.positions:
-                progress = PartProgress(part, None, None, False, 0, 0)
+            stands = head.positions.get(part, Position(epoch=-1))
+            if not stands.finished and stands.epoch < number:
+                progress = PartProgress(part, stands.at, stands.at, False, 0, 0)
                 _insert_part(con, model, batch, Commit(replace(epoch, number=number)), progress)
         return batch
 

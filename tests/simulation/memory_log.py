@@ -133,7 +133,9 @@ class MemoryLog:
         store.table = replace(table, item_count=0, size_bytes=0)
         store.epochs.append((store.batch, replace(epoch, changed_at=epoch.opened_at)))
         for part, number in (seen or {}).items():
-            store.positions.setdefault(part, (number, Position(epoch=number)))
+            _, stands = store.positions.get(part, (0, Position(epoch=-1)))
+            if not stands.finished and stands.epoch < number:
+                store.positions[part] = (number, replace(stands, epoch=number))
         self._hook("after commit")
         return store.batch
 

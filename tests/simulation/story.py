@@ -264,9 +264,9 @@ class Story:
                 word in gap.reason for word in ("replaced", "recreated", "off", "deleted")
             )
             # A process that sleeps for hours may note shards that are long gone when it wakes.
-            asleep = world.weather.process and world.weather.pause
-            unsure = replaced or world.weather.vanish or asleep
-            if hours < 22 and not lost and not unsure:
+            asleep = world.slept / HOUR
+            unsure = replaced or world.weather.vanish
+            if hours + asleep < 22 and not lost and not unsure:
                 raise Violation(f"A gap where there is none, {hours:.1f} hours unproven: {gap}")
         self._judged_gaps = len(store.gaps)
 

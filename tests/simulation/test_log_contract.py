@@ -281,6 +281,20 @@ def test_a_new_epoch_takes_over_shards_but_not_segments(subject: Subject) -> Non
     assert subject.log.head(subject.model).positions == {SHARD: Position("7")}
 
 
+def test_a_shard_that_is_still_open_counts_as_seen_by_the_new_epoch(subject: Subject) -> None:
+    """What it loses from then on is not older than the new base."""
+    closed, ended = replace(SHARD, id="shard-2"), replace(SHARD, id="shard-3")
+    subject.log.open_epoch(subject.model, TABLE, epoch(), {SHARD: 1, closed: 1})
+    subject.commit(parts=(moved(SHARD, None, "7"), moved(ended, None, None)))
+    subject.log.open_epoch(subject.model, TABLE, epoch(2), {SHARD: 2, closed: 1, ended: 2})
+    found = subject.log.head(subject.model).positions
+    assert {part: (at.at, at.epoch) for part, at in found.items()} == {
+        SHARD: ("7", 2),
+        closed: (None, 1),
+        ended: (None, 1),
+    }
+
+
 def test_bad_rows_are_refused_and_leave_no_trace(subject: Subject) -> None:
     subject.log.open_epoch(subject.model, TABLE, epoch())
     broken = subject.stage([item(1)])

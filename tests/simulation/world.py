@@ -165,6 +165,7 @@ class World:
     written: int = 0
     divided: int = 0
     fatal: int = 0
+    slept: float = 0.0
     nested: Callable[[], None] = lambda: None
     sensor: Callable[[], None] = lambda: None
     config: Config | None = None
@@ -336,7 +337,9 @@ class World:
         if roll() < weather.vanish:
             self.vanish()
         if roll() < weather.process and len(self.processes) <= NESTING_MAX:
+            asleep_since = self.clock.seconds()
             self.nested()
+            self.slept = max(self.slept, self.clock.seconds() - asleep_since)
         if self.processes and roll() < weather.stop and self.processes[-1].engine:
             self.say(f"{self.processes[-1].name} is told to stop at {moment}")
             self.processes[-1].engine.stop.set()
