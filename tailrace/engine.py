@@ -22,7 +22,7 @@ from tailrace.capture import bootstrap, coverage, drain, reconcile
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
-from tailrace.errors import ConfigError, SourceMissing
+from tailrace.errors import ConfigError, Retryable, SourceMissing
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
@@ -57,7 +57,7 @@ TABLES_AT_ONCE = 8
 
 DIFFERENCES_SHOWN = 100
 
-# Bounded passes over a stream that was replaced, before a new epoch is opened without its end.
+# Bounded passes over a stream that was replaced; after them a new epoch is opened without its end.
 LAST_PASSES = 1_000
 
 
@@ -222,11 +222,20 @@ class Engine:
         require_stream(table)
         epoch = self._log.head(config.model).epoch
         if epoch is not None and epoch.stream_arn != table.stream_arn:
-            for _ in range(LAST_PASSES):
-                result = self.drain_table(config.model)
-                if result.ended or self.stop.is_set():
-                    break
+            self._read_to_its_end(config, table)
         return table
+
+    def _read_to_its_end(self, config: Table, table: TableDescription) -> None:
+        """Drains the stream that `table` no longer has. What cannot be had of it is a gap."""
+        for _ in range(LAST_PASSES):
+            if self.drain_table(config.model).ended:
+                return
+            if self.stop.is_set():
+                raise Retryable(
+                    f"{config.model}: stopped before the end of the stream that was replaced.",
+                    "Run again.",
+                )
+        drain.note_replaced(self._log, self._clock, config.model, table)
 
     def _read_base(
         self, run: bootstrap.Bootstrap, config: Table, table: TableDescription
