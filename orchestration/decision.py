@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from assets.metadata import duration
-from tailrace.model import OPEN
+from tailrace.model import OPEN, TableStatus, gap_text
 
 NONE = "none"
 CHANGES, BASE = "changes", "base"
@@ -115,6 +115,16 @@ class Decision:
 def draining(runs: Sequence[RunInProgress]) -> RunInProgress | None:
     """The run that drains already, if there is one."""
     return next((run for run in runs if run.touches(CHANGES)), None)
+
+
+def to_repair(statuses: Sequence[TableStatus], repaired: Collection[str]) -> dict[str, str]:
+    """The gaps, in words, of the tables that are `repaired` and of which a run would close any:
+    where what closes them is read already, only a pass is missing."""
+    return {
+        status.model: gap_text(status.gaps)
+        for status in statuses
+        if status.gaps and not status.closes_gaps and status.model in repaired
+    }
 
 
 def needs_base(

@@ -18,7 +18,7 @@ from orchestration import decision, jobs
 from orchestration.decision import Decision, Situation
 from orchestration.runs import base_run, in_progress, last_base, last_failures, minute_run
 from tailrace.config import Table
-from tailrace.model import TableStatus, gap_text
+from tailrace.model import TableStatus
 
 if TYPE_CHECKING:
     from tailrace.engine import Engine
@@ -66,11 +66,7 @@ def _look(
     def look(engine: "Engine") -> tuple[Decision, Sequence[TableStatus]]:
         statuses = engine.status(models)
         states = {status.model: status.state for status in statuses}
-        gaps = {
-            status.model: gap_text(status.gaps)
-            for status in statuses
-            if status.gaps and status.model in repaired
-        }
+        gaps = decision.to_repair(statuses, repaired)
         begun = [model for model in models if states[model] != decision.NONE]
         idle = decision.draining(runs) is None and bool(begun)
         due = engine.peek(begun) if idle else {}

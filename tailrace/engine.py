@@ -487,6 +487,7 @@ class Engine:
             shards_open=record.shards_open if record else 0,
             proven_until=head.last_proof.began_at if head.last_proof else None,
             gaps=tuple(coverage.open_gaps(head)),
+            closes_gaps=coverage.closes_gaps(head),
             base_parts_done=sum(at.finished for at in done),
             base_parts_total=max(_parts_planned(head), len(done)),
         )

@@ -428,8 +428,9 @@ class Reconciliation:
 class TableStatus:
     """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
     of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
-    in the log, except in `gaps`; `lag_seconds` is its age. `idle_reads_a_day` are the GetRecords
-    calls to a stream without changes."""
+    in the log, except in `gaps`; `lag_seconds` is its age. `closes_gaps` is true where the newest
+    epoch's base is complete and no gap is left once it is live. `idle_reads_a_day` are the
+    GetRecords calls to a stream without changes."""
 
     model: str
     table_name: str
@@ -444,4 +445,5 @@ class TableStatus:
     base_parts_total: int
     proven_until: datetime | None = None
     gaps: tuple[Gap, ...] = ()
+    closes_gaps: bool = False
     idle_reads_a_day: int = 0

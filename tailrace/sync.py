@@ -121,7 +121,7 @@ def _read_bases(
     due = [
         each.model
         for each in engine.status(models)
-        if each.state in NEEDS_BASE or (repairs and each.gaps)
+        if each.state in NEEDS_BASE or (repairs and each.gaps and not each.closes_gaps)
     ]
     if not due:
         return

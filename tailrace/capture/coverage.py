@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from tailrace.model import FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
+from tailrace.model import BASE_COMPLETE, FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
 
 # DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
 RETENTION = timedelta(hours=24)
@@ -43,6 +43,15 @@ def _covers(epoch: Epoch, gap: Gap) -> bool:
     if epoch.base_at < gap.until:
         return False
     return epoch.kind == FULL or datetime.fromisoformat(epoch.detail["begin"]) <= gap.since
+
+
+def closes_gaps(head: Head) -> bool:
+    """True where gaps are open, and none is left as soon as the newest epoch, whose base is
+    complete, is live: nothing is to be repaired meanwhile."""
+    epoch, gaps = head.epoch, open_gaps(head)
+    if epoch is None or epoch.state != BASE_COMPLETE or not gaps:
+        return False
+    return all(_covers(epoch, gap) for gap in gaps)
 
 
 def outage(head: Head, now: datetime) -> Gap | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +15,9 @@ from orchestration.decision import (
     Situation,
     decide,
     reason_tag,
+    to_repair,
 )
+from tailrace.model import Gap, TableStatus
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -186,6 +189,22 @@ def test_a_tag_with_many_reasons_stays_short() -> None:
 
 
 GAPS = {"orders": "changes may be missing"}
+
+
+@pytest.mark.parametrize(
+    ("repaired", "closes_gaps", "asked"),
+    [("orders", False, True), ("orders", True, False), ("customers", False, False)],
+)
+def test_a_gap_is_to_be_repaired_unless_what_closes_it_is_read_and_waits_for_a_pass(
+    repaired: str, closes_gaps: bool, asked: bool
+) -> None:
+    gap = Gap(NOW - timedelta(days=2), NOW - timedelta(days=1), NOW, "an outage")
+    torn = TableStatus(
+        "orders", "o", 2, "base_complete", 1, 1, NOW, 1.0, 1, 1, 1, None, (gap,), closes_gaps
+    )
+    found = to_repair([torn, replace(torn, model="customers", gaps=())], [repaired])
+    assert list(found) == (["orders"] if asked else [])
+    assert not asked or "may be missing: an outage" in found["orders"]
 
 
 def test_a_gap_is_repaired_while_the_drain_goes_on() -> None:

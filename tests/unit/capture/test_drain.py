@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tailrace.capture.coverage import closes_gaps
 from tailrace.capture.drain import (
     EMPTY_PAGES_AT_TIP,
     ITERATORS_PER_SHARD,
@@ -23,7 +24,9 @@ from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
     OPEN,
+    Commit,
     DrainResult,
+    Gap,
     Part,
     Position,
     TableDescription,
@@ -311,9 +314,25 @@ def reopened(log: MemoryLog, store: Store, opened_at: datetime, state: str = OPE
 def test_a_gap_is_closed_by_a_younger_base_once_it_is_live(run: Run) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1]))
     assert len(run(log, stream, later(30)).gaps) == 1
-    reopened(log, store, later(30).aws_now(), BASE_COMPLETE)
+    reopened(log, store, later(30).aws_now())
+    assert not closes_gaps(log.head("orders")), "its base may yet be given up"
+    reach(log, BASE_COMPLETE)
+    assert closes_gaps(log.head("orders"))
     result = run(log, stream, later(31))
     assert (result.went_live, result.gaps) == (True, ())
+    assert not closes_gaps(log.head("orders"))
+
+
+def test_a_base_that_is_complete_closes_no_gap_that_was_found_since(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1, 2]))
+    assert len(run(log, stream, later(30)).gaps) == 1
+    reopened(log, store, later(30).aws_now(), BASE_COMPLETE)
+    found_at = later(31).aws_now()
+    gap = Gap(found_at - timedelta(minutes=1), found_at, found_at, "a shard vanished")
+    epoch = log.head("orders").epoch
+    assert epoch is not None
+    log.commit("orders", Commit(epoch, gap=gap))
+    assert not closes_gaps(log.head("orders"))
 
 
 def test_an_outage_before_a_new_epoch_stays_a_gap_until_that_is_live(run: Run) -> None:
