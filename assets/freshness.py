@@ -41,7 +41,7 @@ def freshness_evaluation(status: TableStatus) -> dg.AssetCheckEvaluation:
 
 
 def _verdict(status: TableStatus) -> dict[str, Any]:
-    late = status.lag_seconds is None or status.lag_seconds >= ERROR_SECONDS
+    late = status.lag_seconds is None or _age(status) >= ERROR_SECONDS
     metadata: dict[str, float | str] = {"state": status.state}
     if status.lag_seconds is not None:
         metadata["lag seconds"] = round(status.lag_seconds, 1)
@@ -57,7 +57,12 @@ def _verdict(status: TableStatus) -> dict[str, Any]:
 
 def is_stale(status: TableStatus) -> bool:
     """Whether the last complete pass is missing, or older than WARN_SECONDS."""
-    return status.lag_seconds is None or status.lag_seconds > WARN_SECONDS
+    return status.lag_seconds is None or _age(status) > WARN_SECONDS
+
+
+def _age(status: TableStatus) -> float:
+    """The age of the last complete pass: of its proof, less what the source takes to deliver."""
+    return (status.lag_seconds or 0.0) - status.delay_seconds
 
 
 def _said(status: TableStatus) -> str:
@@ -65,4 +70,4 @@ def _said(status: TableStatus) -> str:
         return f"There is no epoch yet: materialize {status.model}/base."
     if status.lag_seconds is None:
         return "No pass has reached the tip of the stream yet."
-    return f"The last complete pass began {duration(status.lag_seconds)} ago."
+    return f"The last complete pass began {duration(_age(status))} ago."

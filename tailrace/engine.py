@@ -485,7 +485,8 @@ class Engine:
             last_pass_at=record.ended_at if record else None,
             lag_seconds=self._lag(head),
             shards_open=record.shards_open if record else 0,
-            proven_until=head.last_proof.began_at if head.last_proof else None,
+            proven_until=head.last_proof.proves_until if head.last_proof else None,
+            delay_seconds=head.last_proof.delay_seconds if head.last_proof else 0.0,
             gaps=tuple(coverage.open_gaps(head)),
             closes_gaps=coverage.closes_gaps(head),
             base_parts_done=sum(at.finished for at in done),
@@ -494,7 +495,7 @@ class Engine:
 
     def _lag(self, head: Head) -> float | None:
         proof = head.last_proof
-        return (self._clock.aws_now() - proof.began_at).total_seconds() if proof else None
+        return (self._clock.aws_now() - proof.proves_until).total_seconds() if proof else None
 
     # ------------------------------------------------------------------------------- helpers
 

@@ -198,7 +198,9 @@ class Position:
 @dataclass(frozen=True)
 class PartProgress:
     """What a commit moves one part by: from where the ledger must stand to where it then stands.
-    `rows` and `bytes` are those staged; `oldest` and `newest` the records' change times."""
+    `rows` and `bytes` are those staged; `oldest` and `newest` the records' change times; `detail`
+    is what else the ledger is to keep of it: "objects", the keys of the objects that were read,
+    and "notices", by words how often."""
 
     part: Part
     position_from: str | None
@@ -208,12 +210,13 @@ class PartProgress:
     bytes: int
     oldest: datetime | None = None
     newest: datetime | None = None
+    detail: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
 class PassRecord:
     """One pass over a table's stream: `complete` if every readable shard was read to its tip or
-    end. Times are AWS's."""
+    end. Times are AWS's. A change may take `delay_seconds` until it is in the stream."""
 
     id: str
     began_at: datetime
@@ -222,6 +225,38 @@ class PassRecord:
     shards_open: int
     shards_read: int
     calls: int
+    delay_seconds: float = 0.0
+
+    @property
+    def proves_until(self) -> datetime:
+        """Every change made before this is in the log, if the pass was complete."""
+        return self.began_at - timedelta(seconds=self.delay_seconds)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An object that Firehose delivered: its key from the bucket's root, its size in bytes, when
+    it was put there, and whether it holds what Firehose could not process."""
+
+    key: str
+    size: int
+    at: datetime
+    is_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a delivered object held: records of the table, their bytes as lines, the first and the
+    last time of a change; how many records of which other tables; how many that are none of
+    DynamoDB's; and what is lost of it, in words, if anything is."""
+
+    rows: int = 0
+    bytes: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    others: dict[str, int] = field(default_factory=dict)
+    foreign: int = 0
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -329,7 +364,8 @@ class BaseResult:
 class DrainResult:
     """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
     tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
-    age of the proof, by AWS's clock. `calls` to AWS."""
+    age of the proof, by AWS's clock. `calls` to AWS. `notices`: what somebody should know of what
+    was left out, counted."""
 
     model: str
     epoch: int | None
@@ -346,6 +382,7 @@ class DrainResult:
     lag_seconds: float | None = None
     seconds: float = 0.0
     calls: int = 0
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -428,9 +465,9 @@ class Reconciliation:
 class TableStatus:
     """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
     of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
-    in the log, except in `gaps`; `lag_seconds` is its age. `closes_gaps` is true where the newest
-    epoch's base is complete and no gap is left once it is live. `idle_reads_a_day` are the
-    GetRecords calls to a stream without changes."""
+    in the log, except in `gaps`; `lag_seconds` is its age, of which `delay_seconds` are the
+    source's own. `closes_gaps` is true where the newest epoch's base is complete and no gap is left
+    once it is live. `idle_reads_a_day` are the GetRecords calls to a stream without changes."""
 
     model: str
     table_name: str
@@ -447,3 +484,4 @@ class TableStatus:
     gaps: tuple[Gap, ...] = ()
     closes_gaps: bool = False
     idle_reads_a_day: int = 0
+    delay_seconds: float = 0.0

@@ -28,7 +28,7 @@ def accounted_until(head: Head) -> datetime | None:
         return None
     known = [(head.live or head.epoch).base_at]
     if head.last_proof:
-        known.append(head.last_proof.began_at)
+        known.append(head.last_proof.proves_until)
     return max(known + [gap.until for gap in head.gaps])
 
 
@@ -52,6 +52,14 @@ def closes_gaps(head: Head) -> bool:
     if epoch is None or epoch.state != BASE_COMPLETE or not gaps:
         return False
     return all(_covers(epoch, gap) for gap in gaps)
+
+
+def is_covered(head: Head, lost: Gap) -> bool:
+    """True where changes of that time are in a base, or in a gap that is open already."""
+    if any(gap.since <= lost.since and lost.until <= gap.until for gap in open_gaps(head)):
+        return True
+    live = [epoch for epoch in head.epochs if epoch.state == LIVE]
+    return any(_covers(epoch, lost) for epoch in live or head.epochs[-1:])
 
 
 def outage(head: Head, now: datetime) -> Gap | None:
@@ -100,7 +108,7 @@ def is_older_than_base(head: Head, part: Part) -> bool:
     assert head.epoch is not None
     begun = (head.live or head.epoch).base_at
     proof = head.last_proof
-    unproven = proof is None or proof.began_at < begun
+    unproven = proof is None or proof.proves_until < begun
     return unproven and head.positions[part].epoch < head.epoch.number
 
 
@@ -108,7 +116,7 @@ def is_noted(head: Head, reason: str) -> bool:
     """True where a gap was stored for the same reason since the newest epoch was opened and since
     the last proof."""
     assert head.epoch is not None
-    proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
+    proof = head.last_proof.proves_until if head.last_proof else head.epoch.opened_at
     since = max(proof, head.epoch.opened_at)
     return any(gap.found_at >= since and gap.reason == reason for gap in head.gaps)
 

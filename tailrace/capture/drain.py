@@ -171,7 +171,7 @@ def drain(
         went_live=live,
         gaps=tuple(coverage.open_gaps(log.head(model))),
         newest_change=run.stage.newest,
-        lag_seconds=(clock.aws_now() - proof.began_at).total_seconds() if proof else None,
+        lag_seconds=(clock.aws_now() - proof.proves_until).total_seconds() if proof else None,
         seconds=clock.monotonic() - started,
         calls=record.calls,
     )
@@ -337,7 +337,7 @@ def _nothing(log: Log, clock: Clock, stream: Stream, epoch: Epoch, model: str) -
 
 def _proof_age(head: Head, clock: Clock) -> float | None:
     proof = head.last_proof
-    return (clock.aws_now() - proof.began_at).total_seconds() if proof else None
+    return (clock.aws_now() - proof.proves_until).total_seconds() if proof else None
 
 
 def _finished(head: Head, epoch: Epoch) -> set[str]:

@@ -10,6 +10,8 @@ from typing import Protocol
 from tailrace.errors import TailraceError
 from tailrace.model import (
     Commit,
+    Contents,
+    Delivery,
     Differences,
     Epoch,
     ExportFile,
@@ -51,6 +53,8 @@ class Log(Protocol):
     ) -> int: ...
 
     def commit(self, model: str, commit: Commit) -> int: ...
+
+    def delivered(self, model: str, part: Part, since: str) -> set[str]: ...
 
 
 class Scan(Protocol):
@@ -106,6 +110,19 @@ class Export(Protocol):
     def manifest(self, state: ExportState) -> ExportManifest: ...
 
     def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path: ...
+
+
+class Deliveries(Protocol):
+    """A source of changes in objects: tailrace.sources.firehose.FirehoseObjects."""
+
+    @property
+    def calls(self) -> int: ...
+
+    def listed(self, since: datetime) -> list[Delivery]: ...
+
+    def require_layout(self) -> None: ...
+
+    def read(self, delivery: Delivery, path: Path) -> Contents: ...
 
 
 class Stream(Protocol):

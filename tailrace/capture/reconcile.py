@@ -372,7 +372,7 @@ def _settled(
     fruitless = 0
     for _ in range(PASSES_MAX):
         head = run.log.head(run.model)
-        if head.last_proof is not None and head.last_proof.began_at >= until:
+        if head.last_proof is not None and head.last_proof.proves_until >= until:
             return _still(run.model, live, head)
         if run.clock.monotonic() < patient_until:
             _pause(run, PASS_REST_SECONDS)

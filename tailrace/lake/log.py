@@ -110,6 +110,17 @@ class ChangeLog:
         )
         return [record for row in rows if (record := _pass_record(row[0]))]
 
+    def delivered(self, model: str, part: Part, since: str) -> set[str]:
+        """The keys of the objects that were read of a part, in commits that took it to the
+        position `since` or further."""
+        rows = self.query(
+            "SELECT unnest(from_json(json_extract(detail, '/objects'), '[\"VARCHAR\"]'))"
+            " FROM tailrace.ledger WHERE model = ? AND kind = 'stream' AND source = ?"
+            " AND origin = ? AND part = ? AND detail IS NOT NULL AND position_to >= ?",
+            [model, part.source, part.origin, part.id, since],
+        )
+        return {row[0] for row in rows}
+
     def query(
         self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()
     ) -> list[tuple[Any, ...]]:
@@ -421,9 +432,10 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     rows = con.execute(
         bound(
             """SELECT kind, source, origin, part, arg_max(position_to, batch), bool_or(finished),
-            max(newest_change), max(epoch), max(batch), arg_max(detail, batch)::VARCHAR,
-            (arg_max(detail, batch) FILTER (WHERE detail->>'$.complete' = 'true'))::VARCHAR
-        FROM tailrace.ledger WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
+            max(newest_change), max(epoch), max(batch), arg_max(pass, batch)::VARCHAR,
+            (arg_max(pass, batch) FILTER (WHERE pass->>'$.complete' = 'true'))::VARCHAR
+        FROM (FROM tailrace.ledger SELECT *, CASE kind WHEN 'pass' THEN detail END AS pass)
+        WHERE model = ? AND (kind <> 'base' OR epoch = ?) GROUP BY ALL""",
             [model, newest],
         ),
     ).fetchall()
@@ -487,7 +499,7 @@ def _insert_part(
     con.execute(
         bound(
             "INSERT INTO tailrace.ledger VALUES"
-            " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, now())",
+            " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
             [
                 model,
                 batch,
@@ -504,6 +516,7 @@ def _insert_part(
                 each.oldest,
                 each.newest,
                 commit.pass_record.id if commit.pass_record else None,
+                json.dumps(each.detail, ensure_ascii=False) if each.detail else None,
             ],
         ),
     )

@@ -73,6 +73,7 @@ class Store:
     passes: list[PassRecord] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     live: dict[int, int] = field(default_factory=dict)
+    objects: list[tuple[Part, str, list[str]]] = field(default_factory=list)
 
     def newest(self) -> dict[int, Epoch]:
         """Each epoch as its last row has it, by number."""
@@ -139,6 +140,15 @@ class MemoryLog:
         self._hook("after commit")
         return store.batch
 
+    def delivered(self, model: str, part: Part, since: str) -> set[str]:
+        """The keys of the objects that were read of a part."""
+        return {
+            key
+            for known, position, objects in self._store.objects
+            if known == part and position >= since
+            for key in objects
+        }
+
     def commit(self, model: str, commit: Commit) -> int:
         """The whole commit or nothing. Raises Stale, Terminal."""
         self._hook("before commit")
@@ -155,6 +165,9 @@ class MemoryLog:
             newest = max(filter(None, (known.newest, each.newest)), default=None)
             position = Position(each.position_to, each.finished, newest, commit.epoch.number)
             store.positions[each.part] = (commit.epoch.number, position)
+            if each.detail:
+                objects = list(each.detail.get("objects", ()))
+                store.objects.append((each.part, each.position_to or "", objects))
         if commit.pass_record is not None:
             store.passes.append(commit.pass_record)
         if commit.state is not None:

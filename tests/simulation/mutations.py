@@ -195,7 +195,7 @@ MUTATIONS = (
         "outage measured from passes that proved nothing",
         "No silent gap",
         COVERAGE,
-        "    if head.last_proof:\n        known.append(head.last_proof.began_at)\n",
+        "    if head.last_proof:\n        known.append(head.last_proof.proves_until)\n",
         "    if head.last_pass:\n        known.append(head.last_pass.ended_at)\n",
     ),
     Mutation(

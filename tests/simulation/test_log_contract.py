@@ -307,6 +307,21 @@ def test_bad_rows_are_refused_and_leave_no_trace(subject: Subject) -> None:
     assert (subject.rows(), head.positions, head.batch) == ([], {}, 1)
 
 
+def test_the_objects_that_were_read_are_known_from_a_position_on(subject: Subject) -> None:
+    """Their names stand in the ledger and not in the head, however many there are."""
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    objects = Part("stream", "firehose", "arn:aws:s3:::b/p", "objects")
+    hostile = 'p/it\'s "a" {"objects":["x"]} é/2.gz'
+    for start, end, keys in ((None, "12:00/1", ["p/1.gz"]), ("12:00/1", "12:07/3", [hostile, "3"])):
+        progress = replace(moved(objects, start, end, 0), detail={"objects": keys})
+        subject.commit(parts=(progress,))
+    subject.commit(parts=(moved(SHARD, None, "13:00/9", 0),))
+    assert subject.log.delivered(subject.model, objects, "") == {"p/1.gz", hostile, "3"}
+    assert subject.log.delivered(subject.model, objects, "12:01/0") == {hostile, "3"}
+    assert subject.log.delivered(subject.model, replace(objects, origin="other"), "") == set()
+    assert subject.log.head(subject.model).positions[objects].at == "12:07/3"
+
+
 def test_the_head_tells_states_details_and_the_last_pass(subject: Subject) -> None:
     later = NOW + timedelta(hours=1)
     record = PassRecord("p1", NOW, later, True, 2, 2, 9)

@@ -1,0 +1,428 @@
+"""One bounded pass over what Firehose has delivered to a table's bucket.
+
+Objects come late, under old keys, and may come twice. So a pass lists some hours back from the
+newest object that was read, and takes what the ledger does not name: each object once, by its key.
+
+What a pass proves lags behind: a change is in an object only once Firehose has delivered its
+buffer, `delivery_seconds` later at most. That is an assumption (docs/correctness.md); an object
+that breaks it is told.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tailrace.capture import coverage
+from tailrace.capture.drain import Budget
+from tailrace.capture.ports import Clock, Deliveries, Log
+from tailrace.capture.retry import retried
+from tailrace.capture.stop import Stop
+from tailrace.errors import SourceMissing
+from tailrace.model import (
+    BASE_COMPLETE,
+    LIVE,
+    Commit,
+    Contents,
+    Delivery,
+    DrainResult,
+    Epoch,
+    Gap,
+    Head,
+    Part,
+    PartProgress,
+    PassRecord,
+    Position,
+    Shape,
+    Staged,
+)
+
+SOURCE = "firehose"
+OBJECTS = "objects"
+
+# What is fetched, and committed, at a time: enough to be quick, and few enough to bound the
+# scratch space (packed some ten times smaller than what it becomes there) and what a crash repeats.
+BATCH_BYTES = 16 * 1024 * 1024
+BATCH_OBJECTS = 256
+FETCHES_AT_ONCE = 4
+
+# AWS tells its time in whole seconds: another process may be a second ahead.
+CLOCK_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Delay:
+    """How long Firehose may take: until a change is delivered (for the proof), and until an object
+    of the past may still come (for the list)."""
+
+    delivery: timedelta
+    late: timedelta
+
+
+@dataclass
+class _Pass:
+    log: Log
+    source: Deliveries
+    clock: Clock
+    model: str
+    folder: Path
+    stop: Stop
+    epoch: Epoch
+    part: Part
+    position: Position
+    deadline: float
+    most_bytes: int
+    rows: int = 0
+    bytes: int = 0
+    objects: int = 0
+    newest: datetime | None = None
+    notices: Counter[str] = field(default_factory=Counter)
+
+    def exhausted(self) -> bool:
+        return (
+            self.stop.is_set()
+            or self.clock.monotonic() >= self.deadline
+            or self.bytes >= self.most_bytes
+        )
+
+
+def part_of(stream_arn: str) -> Part:
+    """All objects of a delivery stream, as the ledger knows them."""
+    return Part("stream", SOURCE, stream_arn, OBJECTS)
+
+
+def mark(at: datetime, count: int) -> str:
+    """A position: the newest delivery that was read, then how many were. Later ones sort after
+    it."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}/{count:012d}"
+
+
+def read_mark(position: str | None) -> tuple[datetime | None, int]:
+    """What `mark` was made of."""
+    if position is None:
+        return None, 0
+    at, _, count = position.partition("/")
+    return datetime.fromisoformat(at), int(count)
+
+
+def drain(
+    log: Log,
+    source: Deliveries,
+    clock: Clock,
+    model: str,
+    budget: Budget,
+    folder: Path,
+    delay: Delay,
+    stop: Stop | None = None,
+) -> DrainResult:
+    """Reads what was delivered and is not read yet, oldest first, within the budget, and commits.
+
+    What is lost (an object that is damaged, or was deleted before it was read; what Firehose could
+    not process) is stored as a gap, in the commit that notices the object as read. Raises Stale
+    where another run drained meanwhile, and what AWS or the warehouse refuse."""
+    started = clock.monotonic()
+    head = log.head(model)
+    epoch = head.epoch
+    if epoch is None:
+        return DrainResult(model, None, "none")
+    part = part_of(epoch.stream_arn)
+    run = _Pass(
+        log=log,
+        source=source,
+        clock=clock,
+        model=model,
+        folder=folder,
+        stop=stop or Stop(),
+        epoch=epoch,
+        part=part,
+        position=head.positions.get(part, Position()),
+        deadline=started + budget.seconds,
+        most_bytes=budget.bytes,
+    )
+    try:
+        new, listed_at = _new(run, head, delay)
+    except SourceMissing as error:
+        return _gone(run, head, error, started)
+    _read(run, new, delay)
+    record = PassRecord(
+        id=uuid.uuid4().hex,
+        began_at=listed_at,
+        ended_at=clock.aws_now(),
+        complete=run.objects == len(new),
+        shards_open=1,
+        shards_read=run.objects,
+        calls=source.calls,
+        delay_seconds=delay.delivery.total_seconds(),
+    )
+    # Records are in order by their time alone, so that those of the base's time have to be in the
+    # log, and not only those delivered by then.
+    live = (
+        record.complete
+        and epoch.state == BASE_COMPLETE
+        and record.proves_until > epoch.changed_at + CLOCK_SECOND
+    )
+    log.commit(
+        model,
+        Commit(
+            epoch,
+            state=LIVE if live else None,
+            at=record.ended_at if live else None,
+            pass_record=record,
+        ),
+    )
+    head = log.head(model)
+    return DrainResult(
+        model=model,
+        epoch=epoch.number,
+        state=LIVE if live else epoch.state,
+        rows=run.rows,
+        bytes=run.bytes,
+        shards_read=run.objects,
+        shards_open=1,
+        reached_tip=record.complete,
+        went_live=live,
+        gaps=tuple(coverage.open_gaps(head)),
+        newest_change=run.newest,
+        lag_seconds=_lag(head, clock),
+        seconds=clock.monotonic() - started,
+        calls=source.calls,
+        notices=tuple(f"{what}: {count:,}" for what, count in run.notices.items()),
+    )
+
+
+def due(
+    log: Log, source: Deliveries, clock: Clock, model: str, freshness: float, delay: Delay
+) -> str:
+    """Why a drain is worth a run now, in words; empty if nothing was delivered and the last pass
+    is younger than `freshness` seconds."""
+    head = log.head(model)
+    if head.epoch is None:
+        return ""
+    last = head.last_proof
+    if last is None:
+        return "no pass yet"
+    age = (clock.aws_now() - last.began_at).total_seconds()
+    if age >= freshness:
+        return f"the last pass is {age:.0f} s old"
+    part = part_of(head.epoch.stream_arn)
+    position = head.positions.get(part, Position())
+    found = _unread(log, source, clock, model, head, part, position, delay)[0]
+    return f"new objects: {len(found):,}" if found else ""
+
+
+# ----------------------------------------------------------------------------------------- listing
+
+
+def floor(head: Head, stream_arn: str) -> datetime:
+    """From when on deliveries count: the oldest base since which all epochs have this source."""
+    begun = None
+    for epoch in reversed(head.epochs):
+        if epoch.stream_arn != stream_arn:
+            break
+        begun = epoch.base_at if begun is None else min(begun, epoch.base_at)
+    assert begun is not None
+    return begun
+
+
+def _unread(
+    log: Log,
+    source: Deliveries,
+    clock: Clock,
+    model: str,
+    head: Head,
+    part: Part,
+    position: Position,
+    delay: Delay,
+) -> tuple[list[Delivery], set[str], list[Delivery]]:
+    """What was delivered and is not read, oldest first; the keys that were read lately; and all
+    that is listed."""
+    # An object that was begun before may hold what came until it was delivered.
+    first = floor(head, part.origin) - delay.delivery
+    newest, _ = read_mark(position.at)
+    since = max(first, newest or first) - delay.late
+    # The list comes last: what another run reads meanwhile makes this one's position stale.
+    read = log.delivered(model, part, mark(since, 0))
+    listed = retried(lambda: source.listed(since), clock)
+    return [each for each in listed if each.key not in read and each.at >= first], read, listed
+
+
+def _new(run: _Pass, head: Head, delay: Delay) -> tuple[list[Delivery], datetime]:
+    """What is to be read, and when the list of it began, by AWS's time. What is shown to be lost
+    is stored first."""
+    before = run.clock.monotonic()
+    new, read, listed = _unread(
+        run.log, run.source, run.clock, run.model, head, run.part, run.position, delay
+    )
+    listed_at = run.clock.aws_now() - timedelta(seconds=run.clock.monotonic() - before)
+    if not listed and not read:
+        retried(run.source.require_layout, run.clock)
+    since = coverage.accounted_until(head)
+    assert since is not None
+    # A lifecycle removes the oldest first: where one that was read is left, none is lost.
+    if listed_at - since > coverage.IN_TIME and not any(each.key in read for each in listed):
+        until = max(since, min([listed_at, *(each.at for each in new)]))
+        reason = "no pass for a day, and none of the objects read before is left in the bucket"
+        run.log.commit(run.model, Commit(run.epoch, gap=Gap(since, until, listed_at, reason)))
+    return new, listed_at
+
+
+# ----------------------------------------------------------------------------------------- reading
+
+
+def batches(found: Sequence[Delivery]) -> list[list[Delivery]]:
+    """Objects in groups that are committed together."""
+    groups: list[list[Delivery]] = []
+    size = 0
+    for each in found:
+        if not groups or size >= BATCH_BYTES or len(groups[-1]) >= BATCH_OBJECTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(each)
+        size += each.size
+    return groups
+
+
+def _read(run: _Pass, found: Sequence[Delivery], delay: Delay) -> None:
+    with closing(_fetched(run, batches(found))) as coming:
+        for batch, contents in coming:
+            _commit(run, batch, contents, delay)
+
+
+Fetched = tuple[list[Delivery], list[tuple[Path, Contents]]]
+
+
+def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, None, None]:
+    """Batch after batch, the next one fetched meanwhile; ends early where the budget does."""
+    coming: list[Future[tuple[Path, Contents]]] = []
+    with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch") as pool:
+
+        def fetch(number: int) -> list[Future[tuple[Path, Contents]]]:
+            return [
+                pool.submit(_fetch, run, each, run.folder / f"{number}-{index}.ndjson")
+                for index, each in enumerate(groups[number] if number < len(groups) else ())
+            ]
+
+        try:
+            coming = fetch(0)
+            for number, group in enumerate(groups):
+                if run.exhausted():
+                    return
+                arrived = [one.result() for one in coming]
+                coming = fetch(number + 1)
+                yield group, arrived
+                for path, _ in arrived:
+                    path.unlink(missing_ok=True)
+        finally:
+            for one in coming:
+                one.cancel()
+
+
+def _fetch(run: _Pass, delivery: Delivery, path: Path) -> tuple[Path, Contents]:
+    if delivery.is_failed:
+        return path, Contents(damage=f"Firehose could not process what lies in {delivery.key}")
+    return path, retried(lambda: run.source.read(delivery, path), run.clock)
+
+
+def _commit(
+    run: _Pass, batch: list[Delivery], arrived: list[tuple[Path, Contents]], delay: Delay
+) -> None:
+    contents = [each for _, each in arrived]
+    notices = _notices(batch, contents, delay)
+    damage = [
+        (delivery, each.damage)
+        for delivery, each in zip(batch, contents, strict=True)
+        if each.damage
+    ]
+    progress = _progress(run, batch, contents, notices)
+    files = tuple(str(path) for path, each in arrived if each.rows)
+    staged = Staged(Shape.KINESIS_RECORDS, files, progress.rows) if files else None
+    gap = _gap(run, damage, delay)
+    run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
+    run.position = Position(progress.position_to)
+    run.objects += len(batch)
+    run.rows += progress.rows
+    run.bytes += progress.bytes
+    run.notices.update(notices)
+    run.newest = max(filter(None, (run.newest, progress.newest)), default=None)
+
+
+def _progress(
+    run: _Pass, batch: Sequence[Delivery], contents: Sequence[Contents], notices: dict[str, int]
+) -> PartProgress:
+    newest, count = read_mark(run.position.at)
+    newest = max([each.at for each in batch] + ([newest] if newest else []))
+    return PartProgress(
+        part=run.part,
+        position_from=run.position.at,
+        position_to=mark(newest, count + len(batch)),
+        finished=False,
+        rows=sum(each.rows for each in contents),
+        bytes=sum(each.bytes for each in contents),
+        oldest=min((each.oldest for each in contents if each.oldest), default=None),
+        newest=max((each.newest for each in contents if each.newest), default=None),
+        detail={"objects": [each.key for each in batch]}
+        | ({"notices": notices} if notices else {}),
+    )
+
+
+def _notices(
+    batch: Sequence[Delivery], contents: Sequence[Contents], delay: Delay
+) -> dict[str, int]:
+    """What somebody should know of these objects, and how often it was found."""
+    counts: Counter[str] = Counter()
+    late = f"objects delivered more than {delay.delivery.total_seconds():.0f} s late"
+    for delivery, each in zip(batch, contents, strict=True):
+        for table, count in each.others.items():
+            counts[f"records of table {table}"] += count
+        counts["records that are not DynamoDB's"] += each.foreign
+        counts["objects that Firehose could not process"] += delivery.is_failed
+        counts["objects that are damaged or gone"] += bool(each.damage) and not delivery.is_failed
+        counts[late] += each.oldest is not None and delivery.at - each.oldest > delay.delivery
+    return dict(+counts)
+
+
+# -------------------------------------------------------------------------------------- coverage
+
+
+def _lag(head: Head, clock: Clock) -> float | None:
+    proof = head.last_proof
+    return (clock.aws_now() - proof.proves_until).total_seconds() if proof else None
+
+
+def _gone(run: _Pass, head: Head, error: SourceMissing, started: float) -> DrainResult:
+    """The result of a pass over a bucket that is gone."""
+    reason = f"the bucket of {run.epoch.stream_arn} is gone"
+    if not coverage.is_noted(head, reason):
+        gap = coverage.broken(head, run.clock.aws_now(), reason)
+        run.log.commit(run.model, Commit(run.epoch, gap=gap))
+        head = run.log.head(run.model)
+    return DrainResult(
+        model=run.model,
+        epoch=run.epoch.number,
+        state=run.epoch.state,
+        ended=True,
+        gaps=tuple(coverage.open_gaps(head)),
+        lag_seconds=_lag(head, run.clock),
+        seconds=run.clock.monotonic() - started,
+        calls=run.source.calls,
+    )
+
+
+def _gap(run: _Pass, lost: Sequence[tuple[Delivery, str]], delay: Delay) -> Gap | None:
+    """The gap that lost objects leave, unless one that is open, or a base that is live, covers
+    them all. An object holds changes made since a delivery's time before it."""
+    if not lost:
+        return None
+    head = run.log.head(run.model)
+    now = run.clock.aws_now()
+    since = min(each.at for each, _ in lost) - delay.delivery
+    if coverage.is_covered(head, Gap(since, max(each.at for each, _ in lost), now, "")):
+        return None
+    more = f" (and {len(lost) - 1} more like it)" if len(lost) > 1 else ""
+    return coverage.broken(head, now, f"{lost[0][1]}{more}", [since])

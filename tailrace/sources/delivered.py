@@ -1,0 +1,212 @@
+"""What an object holds that Firehose delivered: unpacked, and taken apart into records.
+
+Firehose joins the records of a buffer as they came, with or without newlines between them, and
+packs them or not. A record is kept as the bytes that came; only what its place in the order needs
+is read from it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import msgspec
+from isal import igzip, isal_zlib
+
+from tailrace.sources import snappy
+
+# What is unpacked at a time: it should fit the processor's cache.
+UNPACK_BYTES = 256 * 1024
+
+GZIP, ZIP, PARQUET, ORC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1", b"ORC"
+SNAPPY_NAMES = (".snappy", ".hsnappy")
+
+# How the records begin that DynamoDB sends. No letter can follow the quote that ends a text, so
+# between a brace and this lies always the end of a record, and never the inside of a text.
+HEAD = b'{"awsRegion":'
+ANY_HEAD = re.compile(rb'\s*(\{\s*"[A-Za-z][^"\\]*"\s*:)')
+BEGINNING = re.compile(r'\{\s*"[A-Za-z]')
+
+# What tells a record of DynamoDB's where it cannot be read: then a change is lost.
+OURS = (b'"awsRegion"', b'"aws:dynamodb"', b'"dynamodb"')
+
+# What a version holds of a record's id and of its time: tailrace.lake.version.
+ID_MOST = 56
+MICROS_MOST = 10**16
+
+
+class DamagedError(ValueError):
+    """What AWS delivered is not whole any more; the text says how."""
+
+
+class _Change(msgspec.Struct):
+    ApproximateCreationDateTime: int
+    Keys: msgspec.Raw
+    ApproximateCreationDateTimePrecision: str = "MILLISECOND"
+
+
+class _Record(msgspec.Struct):
+    eventID: str  # noqa: N815
+    eventName: str  # noqa: N815
+    tableName: str  # noqa: N815
+    dynamodb: _Change
+
+
+@dataclass
+class Found:
+    """What an object held: records of the table, their bytes, and the first and last time of a
+    change in microseconds; how many records were of which other tables, how many were none of
+    DynamoDB's; and what of it may be lost, in words."""
+
+    rows: int = 0
+    bytes: int = 0
+    oldest: int | None = None
+    newest: int | None = None
+    others: Counter[str] = field(default_factory=Counter)
+    foreign: int = 0
+    damage: str = ""
+
+
+_record = msgspec.json.Decoder(_Record)
+_any = msgspec.json.Decoder(msgspec.Raw)
+_scan = json.JSONDecoder()
+
+
+def unpacked(key: str, body: bytes) -> Iterator[bytes]:
+    """The text of an object, piece by piece: gzip, zip, snappy or plain. Raises DamagedError
+    where it is cut off."""
+    try:
+        if body.startswith(GZIP):
+            with igzip.GzipFile(fileobj=io.BytesIO(body), mode="rb") as stream:
+                while chunk := stream.read(UNPACK_BYTES):
+                    yield chunk
+        elif body.startswith(ZIP):
+            with zipfile.ZipFile(io.BytesIO(body)) as archive:
+                for name in archive.namelist():
+                    yield archive.read(name)
+        elif key.endswith(SNAPPY_NAMES) or body.startswith((snappy.FRAMED, snappy.XERIAL)):
+            yield from snappy.chunks(body)
+        else:
+            for at in range(0, len(body), UNPACK_BYTES):
+                yield body[at : at + UNPACK_BYTES]
+    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
+        raise DamagedError(f"is not a whole gzip file: {error}") from error
+    except zipfile.BadZipFile as error:
+        raise DamagedError(f"is not a whole zip file: {error}") from error
+    except snappy.NotSnappyError as error:
+        raise DamagedError(f"is not a whole snappy file: {error}") from error
+
+
+def take_apart(table: str, chunks: Iterable[bytes], out: BinaryIO) -> Found:
+    """Writes the records of `table` to `out`, one a line as they came; returns what was there."""
+    taking = _Taking(table, out)
+    try:
+        taking.all_of(iter(chunks))
+    except DamagedError as error:
+        taking.found.damage = str(error)
+    return taking.found
+
+
+class _Taking:
+    """One object being taken apart."""
+
+    def __init__(self, table: str, out: BinaryIO) -> None:
+        self._table = table
+        self._out = out
+        self.found = Found()
+
+    def all_of(self, chunks: Iterator[bytes]) -> None:
+        left = b""
+        heads: tuple[bytes, ...] = ()
+        for chunk in chunks:
+            text = left + chunk
+            heads = heads or _heads(text)
+            for head in heads:
+                text = text.replace(b"}" + head, b"}\n" + head)
+            *lines, left = text.split(b"\n")
+            for number, line in enumerate(lines):
+                if not self._line(line):
+                    self._slowly(b"\n".join([*lines[number:], left]) + b"".join(chunks))
+                    return
+        if not self._line(left):
+            self._slowly(left)
+
+    def _line(self, line: bytes) -> bool:
+        """Takes a line that holds one JSON value, or nothing; False where it holds another."""
+        try:
+            record = _record.decode(line)
+        except msgspec.ValidationError:
+            return self._foreign(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return not line.strip()
+        micros = record.dynamodb.ApproximateCreationDateTime
+        if record.dynamodb.ApproximateCreationDateTimePrecision != "MICROSECOND":
+            micros *= 1_000
+        if not (0 < len(record.eventID) <= ID_MOST and 0 <= micros < MICROS_MOST):
+            return self._foreign(line)
+        if record.tableName != self._table:
+            self.found.others[record.tableName] += 1
+            return True
+        self._out.write(line)
+        self._out.write(b"\n")
+        found = self.found
+        found.rows += 1
+        found.bytes += len(line) + 1
+        found.oldest = micros if found.oldest is None else min(found.oldest, micros)
+        found.newest = micros if found.newest is None else max(found.newest, micros)
+        return True
+
+    def _foreign(self, line: bytes) -> bool:
+        try:
+            _any.decode(line)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        self.found.foreign += 1
+        return True
+
+    def _slowly(self, body: bytes) -> None:
+        """Takes JSON values one behind the other, whatever stands between them."""
+        text, at = body.decode("utf-8", "surrogateescape"), 0
+        while at < len(text):
+            if text[at].isspace():
+                at += 1
+                continue
+            try:
+                _, end = _scan.raw_decode(text, at)
+                is_read = self._line(_in_one_line(text[at:end]))
+            except (ValueError, RecursionError):
+                end, is_read = _next(text, at), False
+            if not is_read:
+                self._unreadable(_in_one_line(text[at:end]))
+            at = end
+
+    def _unreadable(self, part: bytes) -> None:
+        if any(mark in part for mark in OURS):
+            shown = part[:60].decode("utf-8", "replace")
+            self.found.damage = f"holds a record that cannot be read: {shown!r}"
+        else:
+            self.found.foreign += 1
+
+
+def _heads(text: bytes) -> tuple[bytes, ...]:
+    """What a record may begin with: as DynamoDB's do, and as the first one does."""
+    first = ANY_HEAD.match(text)
+    return tuple({HEAD, first[1]}) if first else (HEAD,)
+
+
+def _next(text: str, at: int) -> int:
+    """Where something else may begin after what cannot be read."""
+    begins = BEGINNING.search(text, at + 1)
+    ends = text.find("\n", at)
+    return min(each for each in (begins and begins.start(), ends, len(text)) if each and each > 0)
+
+
+def _in_one_line(text: str) -> bytes:
+    """A value without its newlines: between tokens they mean nothing, in texts none can be."""
+    return text.replace("\n", " ").replace("\r", " ").encode("utf-8", "surrogateescape")

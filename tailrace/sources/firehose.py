@@ -1,0 +1,221 @@
+"""The objects that Firehose delivers to S3: finding them by their keys, and reading one.
+
+Firehose names an object by the time at which the oldest record in it arrived, so one that was
+delivered late has an old key. What was read already, and what that proves, is capture's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tailrace.errors import SourceMissing, Terminal
+from tailrace.model import Contents, Delivery
+from tailrace.sources.aws import Aws, call, explained
+from tailrace.sources.delivered import (
+    ORC,
+    PARQUET,
+    DamagedError,
+    take_apart,
+    unpacked,
+)
+
+# https://docs.aws.amazon.com/firehose/latest/dev/s3-prefixes.html
+DEFAULT_TIME = "!{timestamp:yyyy/MM/dd/HH/}"
+EXPRESSION = re.compile(r"!\{(?P<space>[A-Za-z]+):(?P<value>[^}]*)\}")
+PATTERN = re.compile(r"'(?P<quoted>[^']*)'|(?P<letters>([A-Za-z])\3*)|(?P<other>.)", re.DOTALL)
+UNITS = ("yyyy", "MM", "dd", "HH", "mm", "ss")
+STRFTIME = dict(zip(UNITS, ("%Y", "%m", "%d", "%H", "%M", "%S"), strict=True))
+
+# Keys may be in a time zone of their own, up to 12 hours behind UTC.
+ZONES = timedelta(hours=12)
+
+# What Firehose could not process lies in folders of these names (processing-failed,
+# format-conversion-failed …), which follow the error output's prefix.
+FAILED = re.compile(r"[A-Za-z]-failed/")
+
+LISTINGS_MOST = 10_000
+SAMPLE = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+Converted = Callable[[Path], Iterable[bytes]]
+
+
+def arn_of(bucket: str, prefix: str) -> str:
+    """What the ledger knows a delivery stream's objects by."""
+    return f"arn:aws:s3:::{bucket}/{prefix}"
+
+
+class FirehoseObjects:
+    """The objects of one delivery stream, as far as they are of `table`. `prefix` is that of the
+    delivery stream, its `!{…}` forms included; `converted` makes lines of a Parquet file's
+    records. `calls` counts the calls made. Thread-safe."""
+
+    def __init__(
+        self, aws: Aws, table: str, bucket: str, prefix: str, converted: Converted
+    ) -> None:
+        self._aws = aws
+        self._table = table
+        self._bucket = bucket
+        self._prefix = prefix
+        self._static = static_prefix(prefix)
+        self._converted = converted
+        self.calls = 0
+
+    def listed(self, since: datetime) -> list[Delivery]:
+        """What was delivered since then under a key of that time or later, in that order.
+
+        A list is consistent: it holds every object that was put before it was asked for. Raises
+        SourceMissing where the bucket is gone.
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+        """
+        found = [
+            Delivery(key, int(each["Size"]), each["LastModified"], self._is_failed(key))
+            for each in self._objects(first_key(self._prefix, since))
+            if each["LastModified"] >= since and not (key := each["Key"]).endswith("/")
+        ]
+        return sorted(found, key=lambda each: (each.at, each.key))
+
+    def require_layout(self) -> None:
+        """Raises Terminal where objects lie under the prefix, but none has a key of its form:
+        what is new would never be found."""
+        self.calls += 1
+        page = call(
+            self._aws.client("s3").list_objects_v2,
+            "s3:ListBucket",
+            f"bucket {self._bucket}",
+            self._aws.region,
+            Bucket=self._bucket,
+            Prefix=self._static,
+        )
+        keys = [each["Key"] for each in page.get("Contents", ())]
+        keys = [key for key in keys if not (key.endswith("/") or self._is_failed(key))]
+        form = first_key(self._prefix, SAMPLE)
+        if keys and not any(_is_of(form, key) for key in keys):
+            raise Terminal(
+                f"s3://{self._bucket} holds {keys[0]}; expected keys such as {form}….",
+                "Write into stream.prefix exactly what the delivery stream has as its S3 prefix,"
+                " with its last slash and its !{timestamp:…} forms, if any.",
+            )
+
+    def _objects(self, after: str) -> Iterator[dict[str, Any]]:
+        further: dict[str, str] = {"StartAfter": after} if after else {}
+        for _ in range(LISTINGS_MOST):
+            self.calls += 1
+            answer = call(
+                self._aws.client("s3").list_objects_v2,
+                "s3:ListBucket",
+                f"bucket {self._bucket}",
+                self._aws.region,
+                Bucket=self._bucket,
+                Prefix=self._static,
+                **further,
+            )
+            yield from answer.get("Contents", ())
+            if not answer.get("IsTruncated"):
+                return
+            further = {"ContinuationToken": answer["NextContinuationToken"]}
+        raise Terminal(
+            f"s3://{self._bucket}/{self._static} holds more than {LISTINGS_MOST * 1_000:,} objects"
+            " that may be new.",
+            "Write the delivery stream's time into stream.prefix, e.g."
+            " orders/!{timestamp:yyyy/MM/dd/HH}/, so that only late keys are listed.",
+        )
+
+    def _is_failed(self, key: str) -> bool:
+        return FAILED.search(key, len(self._static)) is not None
+
+    def read(self, delivery: Delivery, path: Path) -> Contents:
+        """Writes the table's records in an object to `path`, one a line; tells what it held.
+
+        What cannot be read is told as damage, as is an object that is gone. Raises Terminal for a
+        format that is not read at all."""
+        name = f"s3://{self._bucket}/{delivery.key}"
+        path.write_bytes(b"")
+        self.calls += 1
+        try:
+            body = self._body(delivery.key, name)
+        except SourceMissing:
+            return Contents(damage=f"{name} was deleted before it was read")
+        if body.startswith(ORC):
+            raise Terminal(
+                f"{name} is an ORC file.",
+                "Have Firehose deliver JSON, or convert it to Parquet.",
+            )
+        with path.open("wb") as out:
+            found = take_apart(self._table, self._chunks(delivery.key, body, path), out)
+        return Contents(
+            rows=found.rows,
+            bytes=found.bytes,
+            oldest=_time(found.oldest),
+            newest=_time(found.newest),
+            others=dict(found.others),
+            foreign=found.foreign,
+            damage=f"{name} {found.damage}" if found.damage else "",
+        )
+
+    def _body(self, key: str, name: str) -> bytes:
+        with explained("s3:GetObject", name, self._aws.region):
+            body: bytes = (
+                self._aws.client("s3").get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            )
+            return body
+
+    def _chunks(self, key: str, body: bytes, path: Path) -> Iterator[bytes]:
+        if not body.startswith(PARQUET):
+            yield from unpacked(key, body)
+            return
+        file = path.with_suffix(".parquet")
+        file.write_bytes(body)
+        try:
+            yield from self._converted(file)
+        except ValueError as error:
+            raise DamagedError(str(error)) from error
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def static_prefix(prefix: str) -> str:
+    """What every key begins with: the prefix up to its first `!{…}` form."""
+    return prefix.partition("!{")[0]
+
+
+def first_key(prefix: str, at: datetime) -> str:
+    """A text that sorts before every key of `at` and later, and as close to them as the prefix
+    allows: its time is followed as long as it goes from the year to smaller units.
+
+    Where the prefix names no time, Firehose appends year, month, day and hour."""
+    if "!{timestamp:" not in prefix:
+        prefix += DEFAULT_TIME
+    local = at.astimezone(UTC) - ZONES
+    text, units = "", iter(UNITS)
+    end = 0
+    for form in EXPRESSION.finditer(prefix):
+        text += prefix[end : form.start()]
+        end = form.end()
+        if form["space"] != "timestamp":
+            return text
+        for piece in PATTERN.finditer(form["value"]):
+            if piece["letters"] is None:
+                text += piece["quoted"] if piece["quoted"] is not None else piece["other"]
+            elif piece["letters"] == next(units, None):
+                text += local.strftime(STRFTIME[piece["letters"]])
+            else:
+                return text
+    return text + prefix[end:]
+
+
+def _is_of(form: str, key: str) -> bool:
+    """True where a key begins like this one, of another time."""
+    return len(key) >= len(form) and all(
+        mine == its or (mine.isdigit() and its.isdigit())
+        for mine, its in zip(form, key, strict=False)
+    )
+
+
+def _time(micros: int | None) -> datetime | None:
+    if micros is None:
+        return None
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros)
