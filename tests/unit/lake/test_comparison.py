@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,6 @@ import pytest
 
 from tailrace.config import Warehouse
 from tailrace.errors import Terminal
-from tailrace.lake.attach import connect
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.model import (
@@ -25,6 +25,7 @@ from tailrace.model import (
     Difference,
     Differences,
     Epoch,
+    Head,
     KeyAttribute,
     Part,
     PartProgress,
@@ -57,20 +58,23 @@ def key_text(number: int) -> str:
 
 
 class Lake:
-    """A warehouse, written to as the engine does, and what is read of its source."""
+    """A table of its own in the warehouse that all tests share, written to as the engine does, and
+    what is read of its source."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, log: ChangeLog, warehouse: Warehouse, folder: Path) -> None:
+        self.log = log
+        self.warehouse = warehouse
         self.folder = folder
-        self.warehouse = Warehouse(
-            catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data"
-        )
-        self.log = ChangeLog(self.warehouse)
+        self.model = f"orders_{uuid.uuid4().hex}"
         self.sequence = 0
         self.epoch = Epoch(0, "full", "scan", OPEN, "id-1", "arn:stream", NOW, NOW, {})
 
+    def head(self) -> Head:
+        return self.log.head(self.model)
+
     def open(self, kind: str = "full") -> None:
         self.epoch = replace(self.epoch, number=self.epoch.number + 1, kind=kind)
-        self.log.open_epoch("orders", TABLE, self.epoch)
+        self.log.open_epoch(self.model, TABLE, self.epoch)
 
     def base(self, *items: dict[str, Any], seconds: float = 0) -> None:
         part = Part("base", "scan", "arn:table", str(len(list(self.folder.iterdir()))))
@@ -91,9 +95,9 @@ class Lake:
 
     def live(self) -> None:
         for state in (BASE_COMPLETE, LIVE):
-            epoch = self.log.head("orders").epoch
+            epoch = self.head().epoch
             assert epoch is not None
-            self.log.commit("orders", Commit(epoch, state=state, at=NOW))
+            self.log.commit(self.model, Commit(epoch, state=state, at=NOW))
 
     def put(self, seconds: float, item: dict[str, Any], **more: Any) -> None:
         self._record(seconds, item, {"NewImage": item}, "MODIFY", **more)
@@ -129,10 +133,10 @@ class Lake:
         *,
         finished: bool = False,
     ) -> None:
-        epoch = self.log.head("orders").epoch
+        epoch = self.head().epoch
         assert epoch is not None
         moved = PartProgress(part, start, end, finished, staged.rows, 0)
-        self.log.commit("orders", Commit(epoch, (moved,), staged))
+        self.log.commit(self.model, Commit(epoch, (moved,), staged))
 
     def staged(self, *lines: dict[str, Any], shape: Shape = Shape.ITEMS) -> Staged:
         path = self.folder / f"staged-{len(list(self.folder.iterdir()))}"
@@ -140,9 +144,7 @@ class Lake:
         return Staged(shape, (str(path),), len(lines))
 
     def execute(self, sql: str) -> None:
-        con = connect(self.warehouse)
-        con.execute(sql)
-        con.close()
+        self.log.query(sql)
 
     def compare(
         self,
@@ -156,37 +158,55 @@ class Lake:
         with self.comparison() as comparison:
             if items:
                 comparison.add(self.staged(*items), *span)
-            return comparison.differences(self.log.head("orders"), span, before, 100)
+            return comparison.differences(self.head(), span, before, 100)
 
     def comparison(self) -> Comparison:
-        return Comparison(self.warehouse, "orders", KEY, self.folder)
+        return Comparison(self.warehouse, self.model, KEY, self.folder)
 
     def build_latest(self, *rows: tuple[int, str, int, dict[str, Any] | None]) -> None:
         """orders_latest as dbt would leave it: (number, version, batch, image) a row."""
         self.execute(
-            "CREATE TABLE analytics.orders_latest (_key VARCHAR, _version VARCHAR,"
+            f"CREATE TABLE analytics.{self.model}_latest (_key VARCHAR, _version VARCHAR,"
             " _batch BIGINT, _op VARCHAR, _image JSON)"
         )
-        con = connect(self.warehouse)
         for number, version, batch, image in rows:
             op = "REMOVE" if image is None else "MODIFY"
             text = None if image is None else json.dumps(image)
-            con.execute(
-                "INSERT INTO analytics.orders_latest VALUES (?, ?, ?, ?, ?)",
+            self.log.query(
+                f"INSERT INTO analytics.{self.model}_latest VALUES (?, ?, ?, ?, ?)",
                 [key_text(number), version, batch, op, text],
             )
-        con.close()
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    folder = tmp_path_factory.mktemp("warehouse")
+    return Warehouse(catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data")
+
+
+@pytest.fixture(scope="module")
+def log(warehouse: Warehouse) -> Iterator[ChangeLog]:
+    with ChangeLog(warehouse) as log:
+        yield log
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Iterator[Lake]:
+def empty(log: ChangeLog, warehouse: Warehouse, tmp_path: Path) -> Lake:
+    """A live table of no items."""
+    lake = Lake(log, warehouse, tmp_path)
+    lake.open()
+    lake.live()
+    return lake
+
+
+@pytest.fixture
+def lake(log: ChangeLog, warehouse: Warehouse, tmp_path: Path) -> Lake:
     """A live table of two items."""
-    lake = Lake(tmp_path)
+    lake = Lake(log, warehouse, tmp_path)
     lake.open()
     lake.base(item(1), item(2))
     lake.live()
-    yield lake
-    lake.log.close()
+    return lake
 
 
 def kinds(found: Differences) -> list[tuple[str, str]]:
@@ -202,12 +222,8 @@ def test_what_is_the_same_is_equal(lake: Lake) -> None:
     assert (found.source_items, found.warehouse_items, found.count) == (2, 2, 0)
 
 
-def test_an_empty_table_equals_an_empty_log(tmp_path: Path) -> None:
-    lake = Lake(tmp_path)
-    lake.open()
-    lake.live()
-    assert lake.compare().count == 0
-    lake.log.close()
+def test_an_empty_table_equals_an_empty_log(empty: Lake) -> None:
+    assert empty.compare().count == 0
 
 
 SAME = [
@@ -279,13 +295,14 @@ def test_a_tombstone_where_the_table_has_an_item_is_missing(lake: Lake) -> None:
 
 def test_the_count_is_whole_where_not_all_is_shown(lake: Lake) -> None:
     with lake.comparison() as comparison:
-        found = comparison.differences(lake.log.head("orders"), (at(100), at(100)), 99, 1)
+        found = comparison.differences(lake.head(), (at(100), at(100)), 99, 1)
     assert found.extra == 2
     assert len(found.shown) == 1
 
 
 def test_an_image_that_is_no_item_is_a_difference_and_no_failure(lake: Lake) -> None:
-    lake.execute("""UPDATE changes.orders SET image = '{"x": 5}' WHERE key LIKE '%1%'""")
+    image = """'{"x": 5}'"""
+    lake.execute(f"UPDATE changes.{lake.model} SET image = {image} WHERE key LIKE '%1%'")
     assert kinds(lake.compare(item(1), item(2))) == [("different", key_text(1))]
 
 
@@ -345,12 +362,12 @@ def test_each_page_has_its_own_span(lake: Lake) -> None:
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(2)), at(90), at(95))
         comparison.add(lake.staged(item(1, "a")), at(105), at(110))
-        found = comparison.differences(lake.log.head("orders"), (at(90), at(110)), 99, 100)
+        found = comparison.differences(lake.head(), (at(90), at(110)), 99, 100)
     assert kinds(found) == [("different", key_text(1))]
 
 
 def test_what_landed_after_the_head_is_not_looked_at(lake: Lake) -> None:
-    head = lake.log.head("orders")
+    head = lake.head()
     lake.put(10, item(1, "late"))
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(1), item(2)), at(100), at(100))
@@ -390,7 +407,7 @@ def test_an_incremental_epoch_inherits_what_came_before_it(lake: Lake) -> None:
 
 def test_what_a_stream_without_items_lands_meanwhile_is_not_judged(lake: Lake) -> None:
     lake.put(100, item(1, "newer than its record"), **{LOOKED_UP: True})
-    before = lake.log.head("orders").batch
+    before = lake.head().batch
     shown = (item(1, "between"), item(2))
     assert kinds(lake.compare(*shown, before=before)) == [("different", key_text(1))]
     found = lake.compare(*shown, before=before - 1)
@@ -409,23 +426,23 @@ def test_keys_that_are_looked_up_find_what_should_not_be_there(lake: Lake) -> No
     lake.put(10, item(3))
     lake.remove(11, 1)
     with lake.comparison() as comparison:
-        keys, items = comparison.sample(lake.log.head("orders"), 10)
+        keys, items = comparison.sample(lake.head(), 10)
         assert (sorted(keys), items) == ([key_text(2), key_text(3)], 2)
         comparison.look_up(keys, lake.staged(item(3)), at(100), at(101))
-        found = comparison.differences(lake.log.head("orders"), None, 99, 100)
+        found = comparison.differences(lake.head(), None, 99, 100)
     assert (found.equal, kinds(found)) == (1, [("extra", key_text(2))])
 
 
 def test_a_sample_says_nothing_of_keys_that_it_did_not_read(lake: Lake) -> None:
     with lake.comparison() as comparison:
         comparison.add(lake.staged(item(1)), at(100), at(100))
-        found = comparison.differences(lake.log.head("orders"), None, 99, 100)
+        found = comparison.differences(lake.head(), None, 99, 100)
     assert (found.equal, found.count) == (1, 0)
 
 
 def test_a_sample_is_as_large_as_asked_for(lake: Lake) -> None:
     with lake.comparison() as comparison:
-        keys, items = comparison.sample(lake.log.head("orders"), 1)
+        keys, items = comparison.sample(lake.head(), 1)
     assert (len(keys), items) == (1, 2)
 
 
@@ -484,7 +501,7 @@ def test_a_latest_model_follows_epochs_as_of_its_watermark(lake: Lake) -> None:
     lake.base(item(1, "anew"), seconds=20)
     lake.live()
     assert lake.compare(item(1, "anew")).latest_different == 0
-    lake.execute("UPDATE analytics.orders_latest SET _batch = 8")
+    lake.execute(f"UPDATE analytics.{lake.model}_latest SET _batch = 8")
     found = lake.compare(item(1, "anew"))
     assert [Difference(e.kind, e.key, None, None) for e in found.shown] == [
         Difference("latest", key_text(1), None, None),

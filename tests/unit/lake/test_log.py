@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,15 +18,12 @@ from tailrace.errors import Stale, Terminal
 from tailrace.lake import discovery
 from tailrace.lake.log import ChangeLog
 from tailrace.model import (
-    BASE_COMPLETE,
-    LIVE,
     OPEN,
     Commit,
     Epoch,
     KeyAttribute,
     Part,
     PartProgress,
-    PassRecord,
     Position,
     Shape,
     Staged,
@@ -53,11 +51,39 @@ def warehouse_in(folder: Path) -> Warehouse:
     return Warehouse(catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data")
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[ChangeLog]:
-    with ChangeLog(warehouse_in(tmp_path)) as log:
-        log.open_epoch("orders", TABLE, epoch())
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLog]:
+    with ChangeLog(warehouse_in(tmp_path_factory.mktemp("warehouse"))) as log:
         yield log
+
+
+class Orders:
+    """A table of its own in the warehouse that all tests share, its first epoch open."""
+
+    def __init__(self, log: ChangeLog) -> None:
+        self.log, self.model = log, f"orders_{uuid.uuid4().hex}"
+        log.open_epoch(self.model, TABLE, epoch())
+
+    def commit(self, staged: Staged, start: str | None, end: str | None, part: Part) -> None:
+        parts = (moved(part, start, end, staged.rows),)
+        self.log.commit(self.model, Commit(epoch(), parts, staged))
+
+    def rows(self, columns: str) -> list[tuple[Any, ...]]:
+        return self.log.query(f"SELECT {columns} FROM changes.{self.model} ORDER BY version, key")
+
+    def attributes(self) -> set[tuple[Any, ...]]:
+        return set(
+            self.log.query(
+                "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
+                " WHERE model = ? GROUP BY ALL",
+                [self.model],
+            )
+        )
+
+
+@pytest.fixture
+def orders(warehouse: ChangeLog) -> Orders:
+    return Orders(warehouse)
 
 
 def item(number: int, **attributes: Any) -> dict[str, Any]:
@@ -74,62 +100,13 @@ def moved(part: Part, start: str | None, end: str | None, rows: int = 0) -> Part
     return PartProgress(part, start, end, end is None, rows, 0)
 
 
-def test_rows_and_checkpoint_become_true_together(log: ChangeLog, tmp_path: Path) -> None:
-    items = staged(tmp_path, [item(1), item(2)])
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k2", 2),), items))
-    assert log.head("orders").positions[SEGMENT] == Position("k2")
-    assert log.query("SELECT key, op, version FROM changes.orders ORDER BY key") == [
+def test_rows_and_checkpoint_become_true_together(orders: Orders, tmp_path: Path) -> None:
+    orders.commit(staged(tmp_path, [item(1), item(2)]), None, "k2", SEGMENT)
+    assert orders.log.head(orders.model).positions[SEGMENT] == Position("k2")
+    assert orders.rows("key, op, version") == [
         ('{"pk":{"S":"p1"},"sk":{"N":"1"}}', "READ", "0000010" + "0" * 40),
         ('{"pk":{"S":"p2"},"sk":{"N":"2"}}', "READ", "0000010" + "0" * 40),
     ]
-
-
-def test_a_commit_from_a_position_that_has_moved_is_dropped_whole(
-    log: ChangeLog, tmp_path: Path
-) -> None:
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1"),)))
-    with pytest.raises(Stale, match="another run was first"):
-        log.commit(
-            "orders",
-            Commit(epoch(), (moved(SEGMENT, None, "k9", 1),), staged(tmp_path, [item(9)])),
-        )
-    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
-    assert log.head("orders").positions[SEGMENT] == Position("k1")
-
-
-def test_a_finished_part_takes_nothing_more(log: ChangeLog) -> None:
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, None),)))
-    with pytest.raises(Stale, match="stands at its end"):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1"),)))
-
-
-def test_base_rows_of_an_epoch_that_is_no_longer_open_are_stale(
-    log: ChangeLog, tmp_path: Path
-) -> None:
-    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
-    rows = staged(tmp_path, [item(1)])
-    with pytest.raises(Stale):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1", 1),), rows))
-
-
-def test_stream_rows_land_in_any_state_of_their_epoch(log: ChangeLog, tmp_path: Path) -> None:
-    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
-    rows = staged(tmp_path, [record(1, "100")], Shape.STREAM_RECORDS)
-    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "100", 1),), rows))
-    assert log.query("SELECT count(*) FROM changes.orders") == [(1,)]
-
-
-def test_stream_rows_staged_under_an_older_epoch_are_stale(log: ChangeLog, tmp_path: Path) -> None:
-    log.open_epoch("orders", TABLE, epoch(2))
-    rows = staged(tmp_path, [record(1, "100")], Shape.STREAM_RECORDS)
-    with pytest.raises(Stale, match="epoch 2"):
-        log.commit("orders", Commit(epoch(1), (moved(SHARD, None, "100", 1),), rows))
-
-
-def test_an_epoch_is_opened_once(log: ChangeLog) -> None:
-    log.open_epoch("orders", TABLE, epoch(2))
-    with pytest.raises(Stale):
-        log.open_epoch("orders", TABLE, epoch(2))
 
 
 def record(number: int, sequence: str, event: str = "MODIFY", **more: Any) -> dict[str, Any]:
@@ -145,7 +122,7 @@ def record(number: int, sequence: str, event: str = "MODIFY", **more: Any) -> di
 
 
 def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
-    log: ChangeLog, tmp_path: Path
+    orders: Orders, tmp_path: Path
 ) -> None:
     ttl = {"userIdentity": {"type": "Service", "principalId": "dynamodb.amazonaws.com"}}
     other = {"userIdentity": {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}}
@@ -159,10 +136,8 @@ def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
         ],
         Shape.STREAM_RECORDS,
     )
-    log.commit("orders", Commit(epoch(), (moved(SHARD, None, "1", 4),), rows))
-    found = log.query(
-        "SELECT op, ttl_expired, image IS NULL, key FROM changes.orders ORDER BY version"
-    )
+    orders.commit(rows, None, "1", SHARD)
+    found = orders.rows("op, ttl_expired, image IS NULL, key")
     key = '{{"pk":{{"S":"p{0}"}},"sk":{{"N":"{0}"}}}}'.format
     assert found == [
         ("REMOVE", False, True, key(2)),
@@ -172,7 +147,7 @@ def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
     ]
 
 
-def test_what_was_read_is_kept_to_the_letter(log: ChangeLog, tmp_path: Path) -> None:
+def test_what_was_read_is_kept_to_the_letter(orders: Orders, tmp_path: Path) -> None:
     deep: dict[str, Any] = {"S": "é\u2028\U0001f600\"\\'"}
     for _ in range(32):
         deep = {"M": {"x": deep}}
@@ -187,71 +162,46 @@ def test_what_was_read_is_kept_to_the_letter(log: ChangeLog, tmp_path: Path) -> 
             "tiny": {"N": "1E-130"},
         },
     )
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 1),), staged(tmp_path, [big])))
-    ((image,),) = log.query("SELECT image::VARCHAR FROM changes.orders")
+    orders.commit(staged(tmp_path, [big]), None, "k", SEGMENT)
+    ((image,),) = orders.rows("image::VARCHAR")
     assert json.loads(image) == big
     assert image == json.dumps(big)
 
 
-def test_keys_may_be_called_anything(tmp_path: Path) -> None:
+def test_keys_may_be_called_anything(warehouse: ChangeLog, tmp_path: Path) -> None:
     names = ("a/b~c", 'x"y')
     table = TableDescription(
         "t", "arn:t", "i", tuple(KeyAttribute(each, "S") for each in names), "arn:s", "NEW_IMAGE"
     )
-    with ChangeLog(warehouse_in(tmp_path)) as log:
-        log.open_epoch('we"ird; --', table, epoch())
-        rows = staged(tmp_path, [{names[1]: {"S": "2"}, names[0]: {"S": "1"}}])
-        log.commit('we"ird; --', Commit(epoch(), (moved(SEGMENT, None, "k", 1),), rows))
-        assert log.query('SELECT key FROM changes."we""ird; --"') == [
-            ('{"a/b~c":{"S":"1"},"x\\"y":{"S":"2"}}',)
-        ]
+    warehouse.open_epoch('we"ird; --', table, epoch())
+    rows = staged(tmp_path, [{names[1]: {"S": "2"}, names[0]: {"S": "1"}}])
+    warehouse.commit('we"ird; --', Commit(epoch(), (moved(SEGMENT, None, "k", 1),), rows))
+    assert warehouse.query('SELECT key FROM changes."we""ird; --"') == [
+        ('{"a/b~c":{"S":"1"},"x\\"y":{"S":"2"}}',)
+    ]
 
 
-def test_a_row_without_its_key_is_refused_and_nothing_lands(log: ChangeLog, tmp_path: Path) -> None:
+def test_a_row_without_its_key_is_refused_and_nothing_lands(orders: Orders, tmp_path: Path) -> None:
     rows = staged(tmp_path, [item(1), {"pk": {"S": "p"}}])
     with pytest.raises(Terminal, match="lack a key attribute"):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
-    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
-    assert SEGMENT not in log.head("orders").positions
+        orders.commit(rows, None, "k", SEGMENT)
+    assert orders.rows("key") == []
+    assert SEGMENT not in orders.log.head(orders.model).positions
 
 
-def test_fewer_rows_than_were_staged_are_refused(log: ChangeLog, tmp_path: Path) -> None:
-    short = staged(tmp_path, [item(1)])
-    rows = Staged(short.shape, short.files, 2, NOW)
-    with pytest.raises(Terminal, match="2 rows were expected"):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
-    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
-
-
-def test_attributes_are_found_with_their_types_and_digits(log: ChangeLog, tmp_path: Path) -> None:
+def test_attributes_are_found_with_their_types_and_digits(orders: Orders, tmp_path: Path) -> None:
     first = [item(1, n={"N": "-12.345"}, a={"S": "x"}), item(2, a={"NULL": True})]
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k1", 2),), staged(tmp_path, first)))
+    orders.commit(staged(tmp_path, first), None, "k1", SEGMENT)
     second = [item(30, n={"N": "1"}), item(4, n={"N": "1E+40"}, new={"L": []})]
-    log.commit(
-        "orders", Commit(epoch(), (moved(SEGMENT, "k1", "k2", 2),), staged(tmp_path, second))
-    )
-    seen = log.query(
-        "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
-        " GROUP BY ALL ORDER BY ALL"
-    )
-    assert seen == [
+    orders.commit(staged(tmp_path, second), "k1", "k2", SEGMENT)
+    assert orders.attributes() == {
         ("a", "NULL", None, None),
         ("a", "S", None, None),
         ("n", "N", 1000, 3),
         ("new", "L", None, None),
         ("pk", "S", None, None),
         ("sk", "N", 2, 0),
-    ]
-
-
-def attributes(log: ChangeLog, model: str) -> set[tuple[Any, ...]]:
-    return set(
-        log.query(
-            "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
-            " WHERE model = ? GROUP BY ALL",
-            [model],
-        )
-    )
+    }
 
 
 def compact(folder: Path, items: list[dict[str, Any]]) -> Staged:
@@ -291,44 +241,54 @@ def wrapped(number: int, shape: Shape, image: dict[str, Any]) -> dict[str, Any]:
     if shape is Shape.INCREMENTAL_LINES:
         written = {"WriteTimestampMicros": {"N": str(1_700_000_000_000_000 + number)}}
         return {"Metadata": written, "Keys": keys, "NewImage": image}
-    told = record(number, str(100 + number))
+    told = record(number, str(100 + number), eventID=f"{number:032x}")
     return told | {"dynamodb": told["dynamodb"] | {"Keys": keys, "NewImage": image}}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLog]:
-    with ChangeLog(warehouse_in(tmp_path_factory.mktemp("warehouse"))) as log:
-        yield log
+@pytest.mark.parametrize(("more", "new"), NEWS)
+def test_whatever_an_image_brings_is_found_while_it_lands(
+    orders: Orders, tmp_path: Path, more: dict[str, Any], new: set[tuple[Any, ...]]
+) -> None:
+    orders.commit(compact(tmp_path, [KNOWN]), None, "1", SEGMENT)
+    before = orders.attributes()
+    orders.commit(compact(tmp_path, [KNOWN, KNOWN | more, item(3)]), "1", "2", SEGMENT)
+    assert orders.attributes() - before == new
 
 
 @pytest.mark.parametrize("shape", list(Shape))
-@pytest.mark.parametrize("number", range(len(NEWS)))
-def test_whatever_an_image_brings_is_found_while_it_lands(
-    shared: ChangeLog, tmp_path: Path, shape: Shape, number: int
-) -> None:
-    more, new = NEWS[number]
-    model = f"{shape.value}_{number}"
-    shared.open_epoch(model, TABLE, epoch())
-    part = SHARD if shape is Shape.STREAM_RECORDS else SEGMENT
-    for start, end, images in ((None, "1", [KNOWN]), ("1", "2", [KNOWN, KNOWN | more, item(3)])):
-        before = attributes(shared, model)
+def test_it_is_found_in_lines_of_every_shape(orders: Orders, tmp_path: Path, shape: Shape) -> None:
+    start, before = None, set[tuple[Any, ...]]()
+    part = SEGMENT if shape in (Shape.ITEMS, Shape.INCREMENTAL_LINES) else SHARD
+    for images in ([KNOWN], [KNOWN, *(KNOWN | more for more, _ in NEWS), item(3)]):
+        before = orders.attributes()
         rows = compact(tmp_path, [wrapped(at, shape, each) for at, each in enumerate(images)])
-        rows = replace(rows, shape=shape)
-        shared.commit(model, Commit(epoch(), (moved(part, start, end, len(images)),), rows))
-    assert attributes(shared, model) - before == new
+        end = str(len(images))
+        orders.commit(replace(rows, shape=shape), start, end, part)
+        start = end
+    assert orders.attributes() - before == {
+        ("", "S", None, None),
+        ("M", "M", None, None),
+        ("a", "N", 1, 0),
+        ("a", "NULL", None, None),
+        ("e", "N", 1000, 1),
+        ("n", "N", 1000, 2),
+        ("sk", "N", 1, 1),
+        ('q"/~', "BOOL", None, None),
+        ("é\u0001", "L", None, None),
+    }
 
 
 def test_only_what_is_not_known_is_read_again(
-    log: ChangeLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compact(tmp_path, [KNOWN])
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "1", 1),), first))
+    orders.commit(first, None, "1", SEGMENT)
     monkeypatch.setattr(discovery, "discover", refuse)
     same = compact(tmp_path, [KNOWN, item(2)])
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, "1", "2", 2),), same))
+    orders.commit(same, "1", "2", SEGMENT)
     other = compact(tmp_path, [KNOWN | {"b": {"S": ""}}])
     with pytest.raises(AssertionError, match="read again"):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, "2", "3", 1),), other))
+        orders.commit(other, "2", "3", SEGMENT)
 
 
 def refuse(*_: object) -> None:
@@ -345,45 +305,31 @@ NO_OBJECTS = [
 
 @pytest.mark.parametrize("line", NO_OBJECTS)
 def test_a_line_that_is_no_json_object_is_refused(
-    log: ChangeLog, tmp_path: Path, line: str
+    orders: Orders, tmp_path: Path, line: str
 ) -> None:
     path = tmp_path / "lines"
     path.write_text(json.dumps(item(1)) + "\n" + line + "\n")
     rows = Staged(Shape.ITEMS, (str(path),), 2, NOW)
     with pytest.raises(Terminal):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), rows))
-    assert log.query("SELECT count(*) FROM changes.orders") == [(0,)]
+        orders.commit(rows, None, "k", SEGMENT)
+    assert orders.rows("key") == []
 
 
-def test_what_brings_nothing_new_adds_no_attribute(log: ChangeLog, tmp_path: Path) -> None:
+def test_what_brings_nothing_new_adds_no_attribute(orders: Orders, tmp_path: Path) -> None:
     for start, end in ((None, "k1"), ("k1", "k2")):
         rows = staged(tmp_path, [item(1, a={"S": "x"})])
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, start, end, 1),), rows))
-    assert log.query("SELECT count(*), max(batch) FROM tailrace.attributes") == [(3, 2)]
+        orders.commit(rows, start, end, SEGMENT)
+    count = "SELECT count(*), max(batch) FROM tailrace.attributes WHERE model = ?"
+    assert orders.log.query(count, [orders.model]) == [(3, 2)]
 
 
-def test_a_rolled_back_batch_teaches_no_attribute(log: ChangeLog, tmp_path: Path) -> None:
+def test_a_rolled_back_batch_teaches_no_attribute(orders: Orders, tmp_path: Path) -> None:
     bad = staged(tmp_path, [item(1, a={"S": "x"}), {"pk": {"S": "no sort key"}}])
     with pytest.raises(Terminal):
-        log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 2),), bad))
+        orders.commit(bad, None, "k", SEGMENT)
     good = staged(tmp_path, [item(1, a={"S": "x"})])
-    log.commit("orders", Commit(epoch(), (moved(SEGMENT, None, "k", 1),), good))
-    assert log.query("SELECT path FROM tailrace.attributes ORDER BY 1") == [
-        ("a",),
-        ("pk",),
-        ("sk",),
-    ]
-
-
-def test_the_head_tells_epoch_positions_and_last_pass(log: ChangeLog) -> None:
-    record = PassRecord("p1", NOW, NOW, True, 2, 2, 9)
-    log.commit("orders", Commit(epoch(), state=BASE_COMPLETE, at=NOW))
-    complete = epoch(state=BASE_COMPLETE)
-    log.commit("orders", Commit(complete, state=LIVE, at=NOW, pass_record=record))
-    head = log.head("orders")
-    assert (head.batch, head.table, head.last_pass) == (3, TABLE, record)
-    assert head.live is not None
-    assert head.live.number == 1
+    orders.commit(good, None, "k", SEGMENT)
+    assert {path for path, *_ in orders.attributes()} == {"a", "pk", "sk"}
 
 
 @pytest.mark.parametrize("writers", [2, 4])
