@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from assets import names
 from tailrace.config import Config
 from tailrace.errors import ConfigError
 
@@ -43,7 +42,7 @@ def models_without_files(config: Config) -> Sequence[str]:
     """The configured models of which a dbt file is missing."""
     folder = config.dbt.project_dir / "models"
     present = {file.stem for file in folder.rglob("*.sql")}
-    return [model for model in config.models if not set(names.dbt_nodes(model)) <= present]
+    return [table.model for table in config.tables if not set(table.nodes) <= present]
 
 
 def _prepared(config: Config) -> Path:

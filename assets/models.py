@@ -62,7 +62,7 @@ def build_model_assets(*, table: Table, manifest: Mapping[str, Any] | Path) -> d
 
     @dbt_assets(
         manifest=manifest,
-        select=" ".join(names.dbt_nodes(table.model)),
+        select=" ".join(table.nodes),
         name=names.models_op(table.model),
         dagster_dbt_translator=TableTranslator(table),
         pool=names.MERGE_POOL,
@@ -79,7 +79,7 @@ def build_model_assets(*, table: Table, manifest: Mapping[str, Any] | Path) -> d
             raise failure({table.model: error}) from error
         for note in built.notes:
             context.log.info(note)
-        yield from _materializations(table.model, wanted, built)
+        yield from _materializations(table, wanted, built)
         yield from _test_results(checked, built)
         if any(node.failed and node.name not in checked for node in built.nodes):
             _raise(table.model, built)
@@ -95,16 +95,16 @@ def _raise(model: str, built: "BuildResult") -> None:
 
 
 def _materializations(
-    model: str, wanted: Any, built: "BuildResult"
+    table: Table, wanted: Any, built: "BuildResult"
 ) -> Iterator[dg.MaterializeResult]:
     """One for each selected model that now shows what landed: those that dbt built, and the views
     above and below a merge, which show it without being built."""
     nodes = {node.name: node for node in built.nodes}
-    if any(nodes[name].failed for name in names.dbt_nodes(model) if name in nodes):
+    if any(nodes[name].failed for name in table.nodes if name in nodes):
         sound = {name for name, node in nodes.items() if not node.failed}
     else:
-        sound = set(names.dbt_nodes(model)) if nodes else set()
-    for key in names.dbt_keys(model):
+        sound = set(table.nodes) if nodes else set()
+    for key in names.dbt_keys(table):
         node = nodes.get(key.path[-1])
         if key not in wanted or key.path[-1] not in sound:
             continue

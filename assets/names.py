@@ -31,20 +31,14 @@ def changes_key(model: str) -> dg.AssetKey:
     return dg.AssetKey([model, "changes"])
 
 
-def dbt_nodes(model: str) -> tuple[str, ...]:
-    """The dbt models of one table, in the order of their building."""
-    return (
-        f"stg_{model}_changes",
-        f"{model}_states",
-        f"{model}_latest",
-        model,
-        f"{model}_history",
-    )
+def dbt_keys(table: Table) -> tuple[dg.AssetKey, ...]:
+    """`<model>/<dbt model>` for each dbt model of one table, in the order of their building."""
+    return tuple(dg.AssetKey([table.model, node]) for node in table.nodes)
 
 
-def dbt_keys(model: str) -> tuple[dg.AssetKey, ...]:
-    """`<model>/<dbt model>` for each dbt model of one table."""
-    return tuple(dg.AssetKey([model, node]) for node in dbt_nodes(model))
+def merged_key(model: str) -> dg.AssetKey:
+    """`<model>/<model>_latest`: what each build of a table merges into."""
+    return dg.AssetKey([model, f"{model}_latest"])
 
 
 def models_op(model: str) -> str:

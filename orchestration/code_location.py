@@ -18,7 +18,7 @@ from tailrace.config import Config
 def build_definitions(config: Config) -> dg.Definitions:
     """All definitions for the tables of one configuration."""
     manifest = manifest_for(config)
-    jobs = build_jobs(config.models)
+    jobs = build_jobs(config.tables)
     return dg.Definitions(
         assets=[
             *(build_base_asset(table=table) for table in config.tables),

@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets import names
 from assets.reconciliation import JOB as RECONCILE
+from tailrace.config import Table
 
 executor = dg.in_process_executor.configured(
     {"step_dependency_config": {"require_upstream_step_success": False}}, name="in_process"
@@ -20,13 +21,14 @@ MINUTE = "minute"
 DBT_TESTS = "dbt_tests"
 
 
-def build_jobs(models: Sequence[str]) -> tuple[dg.JobDefinition, ...]:
+def build_jobs(tables: Sequence[Table]) -> tuple[dg.JobDefinition, ...]:
     """The jobs over all tables; whoever launches one selects tables.
 
     (Dagster's type of an unresolved job is not public, hence the name in the signature.)"""
-    minute_assets = [key for model in models for key in minute_keys(model)]
+    models = [table.model for table in tables]
+    minute_assets = [key for table in tables for key in minute_keys(table)]
     checks = [key for model in models for key in names.check_keys(model)]
-    dbt_keys = [key for model in models for key in names.dbt_keys(model)]
+    dbt_keys = [key for table in tables for key in names.dbt_keys(table)]
     return (
         dg.define_asset_job(
             BOOTSTRAP,
@@ -77,6 +79,6 @@ def build_schedules() -> list[dg.ScheduleDefinition]:
     ]
 
 
-def minute_keys(model: str) -> list[dg.AssetKey]:
+def minute_keys(table: Table) -> list[dg.AssetKey]:
     """What the minute's run materializes of one table."""
-    return [names.changes_key(model), *names.dbt_keys(model)]
+    return [names.changes_key(table.model), *names.dbt_keys(table)]

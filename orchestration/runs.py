@@ -18,6 +18,7 @@ from orchestration.decision import (
     MinuteRequest,
     RunInProgress,
 )
+from tailrace.config import Table
 
 ATTEMPT_TAG = "tailrace/attempt"
 DUE_TAG = "tailrace/due"
@@ -49,7 +50,7 @@ def base_run(base: BaseRequest) -> dg.RunRequest:
     )
 
 
-def minute_run(minute: MinuteRequest) -> dg.RunRequest:
+def minute_run(minute: MinuteRequest, tables: Sequence[Table]) -> dg.RunRequest:
     """The run over the changes and models of some tables."""
     tags = {
         DUE_TAG: ",".join(minute.models),
@@ -58,7 +59,12 @@ def minute_run(minute: MinuteRequest) -> dg.RunRequest:
     }
     return dg.RunRequest(
         job_name=jobs.MINUTE,
-        asset_selection=[key for model in minute.models for key in jobs.minute_keys(model)],
+        asset_selection=[
+            key
+            for table in tables
+            if table.model in minute.models
+            for key in jobs.minute_keys(table)
+        ],
         asset_check_keys=[key for model in minute.models for key in names.check_keys(model)],
         tags={name: text for name, text in tags.items() if text},
     )
@@ -124,7 +130,7 @@ def last_failures(
 def _last_failure(
     instance: DagsterInstance, model: str, failed: Mapping[str, RunRecord]
 ) -> LastFailure | None:
-    changes, merged = names.changes_key(model), names.dbt_keys(model)[-1]
+    changes, merged = names.changes_key(model), names.merged_key(model)
     record = _newest_run(instance, changes, failed)
     if record and not _materialized_in(instance, changes, record):
         return _failure(record, model, "its drain")

@@ -47,7 +47,7 @@ def build_drain_sensor(
     def drain_sensor(
         context: dg.SensorEvaluationContext, tailrace: TailraceResource
     ) -> dg.SensorResult:
-        return _result(*_look(context.instance, tailrace, models, repaired))
+        return _result(*_look(context.instance, tailrace, models, repaired), tables)
 
     return drain_sensor
 
@@ -87,14 +87,16 @@ def _look(
     return tailrace.look(look)
 
 
-def _result(decided: Decision, statuses: Sequence[TableStatus]) -> dg.SensorResult:
+def _result(
+    decided: Decision, statuses: Sequence[TableStatus], tables: Sequence[Table]
+) -> dg.SensorResult:
     """Runs to ask for; a table that is stale or torn, and for which no run is asked, turns its
     checks red."""
     requests = [base_run(base) for base in decided.bases]
     said = [f"{base.model}/base: {base.reason}." for base in decided.bases]
     reasons = decided.minute.reasons if decided.minute else {}
     if decided.minute:
-        requests.append(minute_run(decided.minute))
+        requests.append(minute_run(decided.minute, tables))
         said.append(f"{decision.reason_tag(reasons)}.")
     said = [*said, *decided.notes] or ["Nothing is due."]
     return dg.SensorResult(

@@ -51,17 +51,14 @@ ACCOUNT = re.compile(r"\d{12}")
 MEMORY = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>[KMGT]i?B)", re.IGNORECASE)
 MEMORY_MIN_BYTES = 128 * 10**6
 
-# Every relation that dbt builds, or is going to build, for one model: `{}` is its name. Two
-# tables must not claim the same one.
-RELATIONS = (
-    "{}",
-    "{}_states",
-    "{}_latest",
-    "{}_history",
-    "{}_changes",
-    "{}_as_of",
-    "stg_{}_changes",
-)
+# The dbt models of one table, in the order of their building: `{}` is its SQL name. Those that are
+# tables are filled by each build, the others are views over them.
+FILLED = ("{}_states", "{}_latest")
+OVER_STATES = ("{}_history", "{}_changes")
+NODES = ("stg_{}_changes", *FILLED, "{}", *OVER_STATES)
+
+# What else is built beside them.
+AS_OF = "{}_as_of"
 
 Where: TypeAlias = tuple[str | int, ...]
 
@@ -465,6 +462,26 @@ class Table(_Settings):
         "evolve",
         alias="schema",  # a name that pydantic keeps for itself
     )
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The names of its dbt models that are tables, in the order of their building."""
+        return tuple(name.format(self.model) for name in FILLED)
+
+    @property
+    def over_states(self) -> tuple[str, ...]:
+        """The names of its views over the states, which say nothing without them."""
+        return tuple(name.format(self.model) for name in OVER_STATES)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all its dbt models, in the order of their building."""
+        return tuple(name.format(self.model) for name in NODES)
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Every name that it takes in the schema `analytics`: no two tables may claim one."""
+        return (*self.nodes, AS_OF.format(self.model))
 
     @property
     def repair_base(self) -> ExportBase | None:
@@ -876,7 +893,7 @@ def _clashes(document: _Document, tables: tuple[Table, ...]) -> list[_Problem]:
             if other.name == table.name:
                 text = f"is the table {shown} again, which {where} has already."
                 problems.append(_Problem(at, text, "Remove one of the two."))
-            elif both := _relations(other.model) & _relations(table.model):
+            elif both := set(other.relations) & set(table.relations):
                 model = _shown_model(document, second, table)
                 before = _shown_model(document, first, other)
                 what = "" if other.model == table.model else _what_clashes(document, at, both)
@@ -895,10 +912,6 @@ def _shown_model(document: _Document, index: int, table: Table) -> str:
     key = "model" if "model" in document.data["tables"][index] else "name"
     at: Where = ("tables", index, key)
     return document.show(at, table.model)
-
-
-def _relations(model: str) -> set[str]:
-    return {pattern.format(model.lower()) for pattern in RELATIONS}
 
 
 def _refusal(document: _Document, problems: list[_Problem]) -> ConfigError:

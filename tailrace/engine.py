@@ -429,7 +429,8 @@ class Engine:
         ]
 
     def unmerged(self, models: Sequence[str]) -> list[str]:
-        """The models whose log holds visible rows that `<model>_latest` has not merged."""
+        """The models whose log holds visible rows that `<model>_latest` has not merged, or of whose
+        relations one is missing."""
         return [model for model in models if self._is_unmerged(model)]
 
     def _is_unmerged(self, model: str) -> bool:
@@ -440,11 +441,10 @@ class Engine:
             return False
         latest = ident("analytics", f"{model}_latest")
         built = self._log.query(
-            "SELECT count(*) FROM information_schema.tables WHERE table_catalog = 'lake'"
-            " AND table_schema = 'analytics' AND table_name IN (?, ?, ?, ?)",
-            [f"{model}_states", f"{model}_latest", model, f"{model}_history"],
+            "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'lake'"
+            " AND table_schema = 'analytics'"
         )
-        if built[0][0] < 4:
+        if not {row[0] for row in built} >= set(self._table(model).nodes):
             return True
         # New rows of the stream or of a base that went live; or a base that went live without
         # some key that is still shown.

@@ -8,5 +8,5 @@
 {%- macro reserved_columns() -%}
 {#- _moment is what the parameter of <model>_as_of is called: SQL would take a column for it. -#}
 {{ return(own_columns() + ['_landed_at', '_valid_from', '_valid_to', '_is_current', '_by_ttl',
-                           '_moment']) }}
+                           '_changed', '_before', '_after', '_moment']) }}
 {%- endmacro -%}

@@ -1,4 +1,4 @@
-"""Writes the dbt files of each configured table: five models of one macro call, and a YAML.
+"""Writes the dbt files of each configured table: some models of one macro call, and a YAML.
 
 They are committed and may be edited. The first line of a generated file carries a hash of the
 rest: as long as it fits, the file is Tailrace's to rewrite; once somebody edits the file it is
@@ -153,6 +153,7 @@ def _files(table: Table, key: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield f"{model}_latest.sql", _LATEST.replace("<model>", model)
     yield f"{model}.sql", _PUBLIC.replace("<model>", model)
     yield f"{model}_history.sql", _HISTORY.replace("<model>", model)
+    yield f"{model}_changes.sql", _CHANGES.replace("<model>", model)
     yield f"{model}.yml", _yaml(table, key)
 
 
@@ -174,6 +175,10 @@ _PUBLIC = """{{ config(materialized='view') }}
 
 _HISTORY = """{{ config(materialized='view', post_hook="{{ as_of_state('<model>') }}") }}
 {{ state_history('<model>') }}
+"""
+
+_CHANGES = """{{ config(materialized='view') }}
+{{ state_changes('<model>') }}
 """
 
 _SOURCES = """version: 2
@@ -255,6 +260,11 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
                 "columns": [*keys, *_history_columns()],
                 "data_tests": [_unique_together("_key", "_valid_from", "_version")],
             },
+            {
+                "name": f"{model}_changes",
+                "description": _doc("state_changes"),
+                "columns": [*keys, *_change_columns()],
+            },
         ],
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
@@ -307,6 +317,19 @@ def _history_columns() -> list[dict[str, Any]]:
         _column("_is_current", "is_current", ["not_null"]),
         _column("_op", "began_by"),
         _column("_by_ttl", "by_ttl"),
+        _column("_key", "key"),
+        _column("_version", "version"),
+    ]
+
+
+def _change_columns() -> list[dict[str, Any]]:
+    return [
+        _column("_op", "change_op"),
+        _column("_changed_at", "changed_at"),
+        _column("_by_ttl", "by_ttl"),
+        _column("_changed", "changed_attributes"),
+        _column("_before", "before"),
+        _column("_after", "after"),
         _column("_key", "key"),
         _column("_version", "version"),
     ]

@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -26,7 +26,7 @@ from tailrace.config import Config
 from tailrace.errors import ConfigError, Retryable, TailraceError, Terminal
 from tailrace.lake.attach import CATALOG, sqlite_path, without_password
 from tailrace.lake.log import is_lost_race
-from tailrace.lake.schema import ANALYTICS, CHANGES
+from tailrace.lake.schema import ANALYTICS, CHANGES, CONTROL
 from tailrace.lake.sql import bound, ident
 from tailrace.lake.turns import turn
 
@@ -91,18 +91,19 @@ def build(config: Config, models: Sequence[str], *, tests: bool = False) -> Buil
     begun = time.monotonic()
     _require_files(config, models)
     with _working_on(config) as con:
-        state = _warehouse_state(con, models)
-        fingerprint = _fingerprint(config)
-        nodes = _due(config, models, state, fingerprint)
+        state = _warehouse_state(con, config, models)
+        stamps = _stamps(con, config, models)
+        nodes = _due(config, models, state, stamps)
         if not nodes:
             return BuildResult(seconds=time.monotonic() - begun)
         result = _run_until_settled(config, nodes)
         built = {node.name for node in result.nodes if not node.failed and node.status != "skipped"}
-        _remember_built(config, [m for m in models if set(_chain(m)) <= built], fingerprint)
+        whole = [m for m in models if set(config.table(m).nodes) <= built]
+        _remember_built(config, {model: stamps[model] for model in whole})
         if tests and not result.failures:
-            tested = _invoke(config, ["test", "--select", *_nodes_of(models)])
+            tested = _invoke(config, ["test", "--select", *_nodes_of(config, models)])
             result = _joined(result, tested)
-        rows = _merged_rows(con, models, state, result.nodes)
+        rows = _merged_rows(con, _filled(config, models), state, result.nodes)
     named = tuple(replace(node, rows=rows.get(node.name, node.rows)) for node in result.nodes)
     return replace(result, nodes=named, seconds=time.monotonic() - begun)
 
@@ -138,7 +139,9 @@ class _State:
     watermarks: dict[str, int]
 
 
-def _warehouse_state(con: duckdb.DuckDBPyConnection, models: Sequence[str]) -> _State:
+def _warehouse_state(
+    con: duckdb.DuckDBPyConnection, config: Config, models: Sequence[str]
+) -> _State:
     found = con.execute(
         bound(
             "SELECT table_schema, table_name FROM information_schema.tables"
@@ -148,7 +151,8 @@ def _warehouse_state(con: duckdb.DuckDBPyConnection, models: Sequence[str]) -> _
     ).fetchall()
     logs = frozenset(name for schema, name in found if schema == CHANGES)
     relations = frozenset(name for schema, name in found if schema == ANALYTICS)
-    marks = {n: _watermark(con, n) for m in models for n in _filled(m) if n in relations}
+    filled = _filled(config, models)
+    marks = {name: _watermark(con, name) for name in filled if name in relations}
     return _State(logs, relations, marks)
 
 
@@ -158,12 +162,11 @@ def _watermark(con: duckdb.DuckDBPyConnection, node: str) -> int:
 
 def _merged_rows(
     con: duckdb.DuckDBPyConnection,
-    models: Sequence[str],
+    filled: Collection[str],
     state: _State,
     nodes: Iterable[NodeResult],
 ) -> dict[str, int]:
     """How many rows the build has written of each table that dbt fills."""
-    filled = {name for model in models for name in _filled(model)}
     return {
         node.name: _count(
             con,
@@ -180,29 +183,28 @@ def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _filled(model: str) -> tuple[str, str]:
+def _filled(config: Config, models: Iterable[str]) -> list[str]:
     """The tables that each build brings up to date; the rest are views."""
-    return (f"{model}_states", f"{model}_latest")
+    return [name for model in models for name in config.table(model).filled]
 
 
-def _chain(model: str) -> tuple[str, ...]:
-    return (f"stg_{model}_changes", *_filled(model), model, f"{model}_history")
+def _nodes_of(config: Config, models: Iterable[str]) -> list[str]:
+    return [name for model in models for name in config.table(model).nodes]
 
 
-def _nodes_of(models: Iterable[str]) -> list[str]:
-    return [node for model in models for node in _chain(model)]
-
-
-def _due(config: Config, models: Sequence[str], state: _State, fingerprint: str) -> list[str]:
-    """The whole chain where a relation is missing or the project's code has changed since it was
+def _due(
+    config: Config, models: Sequence[str], state: _State, stamps: Mapping[str, str]
+) -> list[str]:
+    """The whole chain where a relation is missing or what it is made from has changed since it was
     built here, else the tables alone."""
     known = _built(config)
     nodes: list[str] = []
     for model in models:
         if model not in state.logs:
             continue
-        whole = set(_chain(model)) <= state.relations and known.get(model) == fingerprint
-        nodes += _filled(model) if whole else _chain(model)
+        table = config.table(model)
+        whole = set(table.nodes) <= state.relations and known.get(model) == stamps[model]
+        nodes += table.filled if whole else table.nodes
     return nodes
 
 
@@ -210,8 +212,23 @@ def _built_path(config: Config) -> Path:
     return config.dbt.project_dir / "target" / "tailrace_built.json"
 
 
+def _stamps(
+    con: duckdb.DuckDBPyConnection, config: Config, models: Sequence[str]
+) -> dict[str, str]:
+    """What each table's views are made from: the project's code, and the epochs, which
+    <model>_changes has in its text."""
+    fingerprint = _fingerprint(config)
+    epochs, tables = (ident(CATALOG, CONTROL, name) for name in ("epochs", "tables"))
+    found = con.execute(f"""
+        SELECT model, string_agg(concat_ws(' ', epoch, state, view_type), ', ' ORDER BY batch)
+        FROM {epochs} LEFT JOIN {tables} USING (model, batch)
+        WHERE state IN ('open', 'live') GROUP BY model""").fetchall()
+    shapes = dict(found)
+    return {model: f"{fingerprint}: {shapes.get(model, '')}" for model in models}
+
+
 def _built(config: Config) -> dict[str, str]:
-    """The project's fingerprint at the time each model's views were built in this warehouse."""
+    """The stamp of each model at the time its views were built in this warehouse."""
     try:
         known = json.loads(_built_path(config).read_text())
     except (OSError, ValueError):
@@ -219,8 +236,7 @@ def _built(config: Config) -> dict[str, str]:
     return dict(known.get(config.warehouse.catalog, {}))
 
 
-def _remember_built(config: Config, models: Iterable[str], fingerprint: str) -> None:
-    new = dict.fromkeys(models, fingerprint)
+def _remember_built(config: Config, new: Mapping[str, str]) -> None:
     if not new:
         return
     path = _built_path(config)
@@ -259,7 +275,7 @@ def _require_files(config: Config, models: Sequence[str]) -> None:
     _require_project(config)
     folder = config.dbt.project_dir / "models"
     present = {file.stem for file in folder.rglob("*.sql")}
-    missing = [node for node in _nodes_of(models) if node not in present]
+    missing = [node for node in _nodes_of(config, models) if node not in present]
     if missing:
         raise ConfigError(
             f"{folder} lacks the models {', '.join(missing)}.", "Run `tailrace generate`."
@@ -293,8 +309,9 @@ def _without_states(config: Config, result: BuildResult) -> BuildResult:
     """The result once the current rows are merged too where only the states before them failed: a
     history that cannot be built is reported, and holds nobody's current rows up."""
     names = {node.name for node in result.nodes if node.status == "skipped"}
+    names -= {name for table in config.tables for name in table.over_states}
     # By file, because the name of a public model is its folder's too, and would select all of it.
-    held_up = sorted(f"file:{name}.sql" for name in names if not name.endswith("_history"))
+    held_up = sorted(f"file:{name}.sql" for name in names)
     if not held_up:
         return result
     with turn(config.warehouse):

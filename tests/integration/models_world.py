@@ -29,6 +29,7 @@ MOMENTS_LOOKED_AT = 6
 
 OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expired", "_image"}
 RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl", "_moment"}
+RESERVED |= {"_changed", "_before", "_after"}
 
 
 def write_config(folder: Path, project: Path, models: Iterable[str]) -> Config:
@@ -56,6 +57,7 @@ class Row:
     at: datetime
     by_ttl: bool = False
     prior: bool = False
+    old_image: str | None = None
 
     @property
     def version(self) -> str:
@@ -75,6 +77,7 @@ class Table:
     model: str
     key: tuple[str, ...] = ("pk",)
     numbers: tuple[str, ...] = ()
+    view_type: str = "NEW_IMAGE"
     batch: int = 0
     clock: datetime = datetime(2026, 11, 1, tzinfo=UTC)
     rows: list[Row] = field(default_factory=list)
@@ -96,8 +99,8 @@ class Table:
         kinds = {name: "N" if name in self.numbers else "S" for name in self.key}
         schema = json.dumps([{"name": name, "type": kind} for name, kind in kinds.items()])
         con.execute(
-            "INSERT INTO tailrace.tables VALUES (?, ?, ?, NULL, NULL, ?, NULL, NULL, now())",
-            [self.model, self.batch, self.model, schema],
+            "INSERT INTO tailrace.tables VALUES (?, ?, ?, NULL, NULL, ?, NULL, ?, now())",
+            [self.model, self.batch, self.model, schema, self.view_type],
         )
         self._epoch(con, epoch, kind, "open")
         if self.batch == 1:
@@ -130,18 +133,22 @@ class Table:
         discovered: bool = True,
         by_ttl: bool = False,
         prior: bool = False,
+        old: Item | None = None,
+        op: str = "MODIFY",
     ) -> None:
         """Lands stream rows in one batch: (position, new item or None for a removal, key).
         With `discovered` off, as if nothing had been learned of their attributes; with `prior`
-        they are older than the epoch's base, and belong to the epoch before."""
+        they are older than the epoch's base, and belong to the epoch before; with `old`, the stream
+        tells that this is what was before."""
         self._land(
             [
-                (epoch - prior, 1, position, "MODIFY" if item else "REMOVE", self.key_of(key), item)
+                (epoch - prior, 1, position, op if item else "REMOVE", self.key_of(key), item)
                 for position, item, key in changes
             ],
             discovered,
             by_ttl,
             prior,
+            old,
         )
 
     def key_of(self, item: Item) -> str:
@@ -159,6 +166,7 @@ class Table:
         discovered: bool = True,
         by_ttl: bool = False,
         prior: bool = False,
+        old: Item | None = None,
     ) -> None:
         if not changes:
             return
@@ -176,14 +184,18 @@ class Table:
                 self.clock,
                 by_ttl and not item,
                 prior,
+                _json(old) if old else None,
             )
             for epoch, phase, position, op, key, item in changes
         ]
         con = self.con
         con.execute("BEGIN")
         con.executemany(
-            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, false, now())",
-            [[r.batch, r.version, r.epoch, r.op, r.key, r.image, r.at, r.by_ttl] for r in landed],
+            f"INSERT INTO {log} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, false, now())",
+            [
+                [r.batch, r.version, r.epoch, r.op, r.key, r.image, r.old_image, r.at, r.by_ttl]
+                for r in landed
+            ],
         )
         known = con.execute(
             "SELECT path, type, max(integer_digits), max(scale) FROM tailrace.attributes"
@@ -394,6 +406,7 @@ class State:
     op: str
     by_ttl: bool
     item: dict[str, Any] | None
+    row: Row | None = None
 
 
 def expected_history(table: Table) -> dict[str, list[State]]:
@@ -407,17 +420,17 @@ def expected_history(table: Table) -> dict[str, list[State]]:
 
 def _states(table: Table, rows: list[Row]) -> list[State]:
     """A key's states, each with the time that its row names, but never before the last one's."""
-    told: list[tuple[datetime, str, bool, dict[str, Any] | None]] = []
+    told: list[tuple[datetime, str, bool, dict[str, Any] | None, Row | None]] = []
     for number, row in enumerate(rows):
         if number and (ended := _replaced(table, rows[number - 1], row)):
-            told.append((ended, "REMOVE", False, None))
+            told.append((ended, "REMOVE", False, None, None))
         item = json.loads(row.image) if row.image else None
         found_before = bool(told) and _canonical(told[-1][3]) == _canonical(item)
         found_after = number + 1 < len(rows) and _tells(table, row, rows[number + 1])
         if row.phase == 1 or not (found_before or found_after):
-            told.append((row.at, row.op, row.by_ttl, item))
+            told.append((row.at, row.op, row.by_ttl, item, row))
     if ended := _replaced(table, rows[-1], None):
-        told.append((ended, "REMOVE", False, None))
+        told.append((ended, "REMOVE", False, None, None))
     begins = [max(each[0] for each in told[: number + 1]) for number in range(len(told))]
     ends = [*begins[1:], None]
     return [State(a, z, *each[1:]) for a, z, each in zip(begins, ends, told, strict=True)]
@@ -463,8 +476,51 @@ def _canonical(value: Any) -> str:
     return json.dumps(value)
 
 
+def changes_differences(table: Table) -> list[str]:
+    """How `<model>_changes` differs from the reference; empty if it does not."""
+    wanted: dict[str, list[Any]] = {}
+    for key, states in expected_history(table).items():
+        before: dict[str, Any] | None = None
+        for state in states:
+            row = state.row
+            told = json.loads(row.old_image) if row and row.old_image else before
+            if row is None or row.phase == 1 or row.epoch > min(table.live):
+                wanted.setdefault(key, []).append(_change(state, told))
+            before = state.item
+    found: dict[str, list[Any]] = {}
+    rows = query(table.con, f"FROM analytics.{table.model}_changes ORDER BY _key, _version")
+    for row in rows:
+        shown = tuple(_ordered(row[name]) for name in ("_before", "_after"))
+        found.setdefault(row["_key"], []).append(
+            (row["_op"], row["_by_ttl"], row["_changed"], *shown)
+        )
+    return [
+        f"changes of {key}: {found.get(key)}, expected {wanted.get(key)}"
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _change(state: State, before: dict[str, Any] | None) -> tuple[Any, ...]:
+    after = state.item
+    names = sorted({*(before or {}), *(after or {})}, key=str.encode)
+    differing = [
+        name
+        for name in names
+        if _canonical((before or {}).get(name)) != _canonical((after or {}).get(name))
+    ]
+    known = state.op != "MODIFY" or before is not None
+    items = (None if each is None else plain({"M": each}) for each in (before, after))
+    return (state.op, state.by_ttl, differing if known else None, *items)
+
+
+def _ordered(text: str | None) -> Any:
+    return None if text is None else loads(text)
+
+
 def history_differences(table: Table) -> list[str]:
-    """How `<model>_history` and `<model>_as_of` differ from the reference; empty if they do not."""
+    """How `<model>_history`, `<model>_as_of` and `<model>_changes` differ from the reference; empty
+    if they do not."""
     names = expected_names(table)
     types = {each: expected_type(table, *each) for each in names}
 
@@ -520,7 +576,7 @@ def history_differences(table: Table) -> list[str]:
         ]
         if sorted(map(repr, then)) != sorted(map(repr, shown)):
             differences.append(f"as of {moment}: {shown}, expected {then}")
-    return differences
+    return differences + changes_differences(table)
 
 
 def _json(value: Item) -> str:

@@ -81,7 +81,7 @@ class Home:
     def _keys(self, job: object, model: str) -> list[dg.AssetKey]:
         if job is bootstrap:
             return [names.base_key(model)]
-        return [names.changes_key(model), *names.dbt_keys(model)]
+        return [names.changes_key(model), *names.dbt_keys(self.config.table(model))]
 
     def tick(self) -> dg.SensorResult:
         defs = definitions(str(self.config.path))
@@ -207,6 +207,7 @@ def test_from_the_first_tick_to_rows_that_an_analyst_queries(aws: Aws, home: Hom
         "orders/orders_latest",
         "orders/orders",
         "orders/orders_history",
+        "orders/orders_changes",
     }
     assert_equal(home.config, aws.dynamodb, home.config.table("orders").name, "orders")
 

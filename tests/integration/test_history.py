@@ -22,7 +22,7 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
-MODELS = 18
+MODELS = 19
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -106,6 +106,46 @@ def test_the_life_of_an_item_is_told_with_its_deletions_and_their_reason(things:
     assert life(things, "pk, _is_current") == [
         *((start, start + 10, "a", False) for start in (0, 10, 20, 30)),
         (40, None, "a", False),
+    ]
+    assert history_differences(things) == []
+
+
+def test_a_change_tells_what_was_before_and_which_attributes_differ(world: World) -> None:
+    things = world.table()
+    things.view_type = "NEW_AND_OLD_IMAGES"
+    same = {"tags": {"SS": ["b", "a"]}, "deep": {"M": {"n": {"L": [{"NS": ["1", "2"]}]}}}}
+    turned = {"tags": {"SS": ["a", "b"]}, "deep": {"M": {"n": {"L": [{"NS": ["2", "1"]}]}}}}
+    started(things, item("a", x=n(0)))
+    merge(things)
+    told = item("a", x=n(1), gone={"S": ""}, **same)
+    things.after(1).stream(1, (1, item("a", x=n(2), y=n(1), **turned), item("a")), old=told)
+    things.after(1).stream(1, (2, item("b", x=n(1)), item("b")), op="INSERT")
+    things.after(1).stream(1, (3, None, item("b")), old=item("b", x=n(1)), by_ttl=True)
+    merge(things)
+    assert [
+        tuple(row.values())
+        for row in query(
+            things.con,
+            "SELECT pk, _op, _by_ttl, _changed, _before->>'x', _after->'$.deep.n'"
+            f" FROM analytics.{things.model}_changes ORDER BY _changed_at",
+        )
+    ] == [
+        ("a", "MODIFY", False, ["gone", "x", "y"], "1", "[[2,1]]"),
+        ("b", "INSERT", False, ["pk", "x"], None, None),
+        ("b", "REMOVE", True, ["pk", "x"], "1", None),
+    ]
+    assert history_differences(things) == []
+    things.after(1).open(2, "incremental")
+    things.repair(2, (2, item("a", x=n(3)), item("a")), (2, item("c", x=n(1)), item("c")))
+    things.after(1).go_live(2, "incremental")
+    merge(things)
+    assert query(
+        things.con,
+        f"SELECT pk, _op, _changed, _before->>'x' AS x FROM analytics.{things.model}_changes"
+        f" WHERE _version >= '000002' ORDER BY pk",
+    ) == [
+        {"pk": "a", "_op": "READ", "_changed": ["deep", "tags", "x", "y"], "x": "2"},
+        {"pk": "c", "_op": "READ", "_changed": ["pk", "x"], "x": None},
     ]
     assert history_differences(things) == []
 

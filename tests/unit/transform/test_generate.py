@@ -37,13 +37,14 @@ def meta_of(folder: Path, model: str) -> dict[str, Any]:
     return dict(models_of(folder, model)[model]["config"]["meta"])
 
 
-def test_each_table_gets_five_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
+def test_each_table_gets_models_of_one_macro_call_and_a_yaml(tmp_path: Path) -> None:
     config = config_with(tmp_path, "Orders-2")
     generate(config)
     folder = config.dbt.project_dir / "models" / "orders_2"
     assert sorted(path.name for path in folder.iterdir()) == [
         "orders_2.sql",
         "orders_2.yml",
+        "orders_2_changes.sql",
         "orders_2_history.sql",
         "orders_2_latest.sql",
         "orders_2_states.sql",
@@ -164,6 +165,7 @@ def test_every_column_of_the_models_is_described(tmp_path: Path) -> None:
         "orders_latest",
         "orders",
         "orders_history",
+        "orders_changes",
     ]
     for model in document["models"]:
         for described in (model, *model["columns"]):
