@@ -267,7 +267,14 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
             },
         ],
     }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what stands twice twice: people read these files."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[str, Any]:

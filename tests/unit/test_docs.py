@@ -220,7 +220,7 @@ def _misfit(words: list[str]) -> str | None:
 
 def _settings(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        yield name
+        yield field.alias or name
         for nested in _models_in(field.annotation):
             yield from _settings(nested)
 
@@ -236,8 +236,8 @@ def _defaults() -> dict[str, str]:
     """Plain defaults by key, as a person writes them."""
     found: dict[str, str] = {}
     for model in {Config, *_all_models(Config)}:
-        for name, field in model.model_fields.items():
-            value = field.default
+        for written, field in model.model_fields.items():
+            name, value = field.alias or written, field.default
             if isinstance(value, bool):
                 found[name] = str(value).lower()
             elif name == "pass_bytes":

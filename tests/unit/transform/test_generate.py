@@ -98,6 +98,7 @@ def test_generated_models_of_a_table_that_is_gone_are_removed(tmp_path: Path) ->
     names = {
         "customers.sql",
         "customers.yml",
+        "customers_changes.sql",
         "customers_history.sql",
         "customers_latest.sql",
         "customers_states.sql",
