@@ -187,6 +187,13 @@ MUTATIONS = (
     Mutation(
         "gap check off",
         "No silent gap",
+        DRAIN,
+        "    if gap is None and not lost:\n        return head\n",
+        "    gap = None\n    if not lost:\n        return head\n",
+    ),
+    Mutation(
+        "an outage of days forgiven",
+        "No silent gap",
         COVERAGE,
         "    if since is None or now - since <= IN_TIME:\n",
         "    if True:\n",
@@ -253,7 +260,7 @@ MUTATIONS = (
         "an incremental base that ends before its epoch was opened",
         "No step back",
         BOOTSTRAP,
-        "    end = whole_second(coverage_begin(head, epoch.stream_arn, run.clock.aws_now()))\n",
+        "    end = whole_second(coverage_begin(earlier, epoch.stream_arn, run.clock.aws_now()))\n",
         "    end = whole_second(epoch.opened_at - timedelta(hours=3))\n",
     ),
     Mutation(
