@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 DEBUG_VARIABLE = "TAILRACE_DEBUG"
 SQL_PAGE_ROWS = 1_000
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 STATUS_KEYS = (
     "table",
@@ -686,18 +687,30 @@ def _left_open_while_busy(opened: AbstractContextManager[Works]) -> Iterator[Wor
             opened.__exit__(None, None, None)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
 @contextlib.contextmanager
 def _interruptible(
     reporter: Reporter,
     then: str = "What was committed stays; the same command goes on from there.",
 ) -> Iterator[None]:
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
         reporter.__exit__()
-        _note(f"Interrupted. {then}")
-        _leave_threads_behind(INTERRUPTED)
-        raise typer.Exit(INTERRUPTED) from None
+        terminated = isinstance(told, _Terminated)
+        code = TERMINATED if terminated else INTERRUPTED
+        _note(f"{'Terminated' if terminated else 'Interrupted'}. {then}")
+        _leave_threads_behind(code)
+        raise typer.Exit(code) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _busy() -> bool:

@@ -6,6 +6,7 @@ leaves the algorithms to capture/.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from tailrace.capture import bootstrap, coverage, drain, reconcile
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
-from tailrace.errors import ConfigError, Retryable, SourceMissing
+from tailrace.errors import ConfigError, Retryable, SourceMissing, Terminal
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
@@ -514,6 +515,14 @@ class Engine:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.path))
         try:
             yield folder
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise Terminal(
+                f"The disk is full: {error}",
+                f"Free some space in {folder.parent.parent} (TMPDIR) and run again: the ledger"
+                " stands where it stood.",
+            ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

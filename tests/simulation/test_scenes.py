@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+from unittest.mock import patch
 
 import pytest
 
+from tailrace.capture import stage
 from tailrace.engine import Engine
-from tailrace.errors import Retryable
-from tailrace.model import LIVE, BaseResult
+from tailrace.errors import Retryable, Terminal
+from tailrace.model import LIVE, BaseResult, DrainResult
 from tests.simulation.story import Story
-from tests.simulation.world import MODEL, Weather
+from tests.simulation.world import FATAL, MODEL, Weather
 
 
 @pytest.fixture
@@ -44,4 +49,55 @@ def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Stor
     story._settle()
     assert len(world.records) > 10
     assert all(story.truth.landed(arn, sequence) for arn, sequence, _ in world.records)
+    story.truth.check_equal()
+
+
+def test_a_full_disk_is_called_that_and_loses_nothing(story: Story) -> None:
+    world = story.world
+    for _ in range(20):
+        world.write()
+
+    def full(path: Path, *_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def drain(engine: Engine) -> DrainResult:
+        with patch.object(Path, "open", full):
+            return engine.drain_table(MODEL)
+
+    found = world.process("drain", drain)
+    assert isinstance(found, Terminal)
+    assert "The disk is full: [Errno 28] No space left on device" in str(found)
+    assert "(TMPDIR) and run again" in str(found)
+    _drained_to_the_tip(story)
+
+
+@pytest.mark.parametrize("operation", ["GetShardIterator", "GetRecords"])
+def test_credentials_that_expire_during_a_pass_are_called_that_and_lose_nothing(
+    story: Story, operation: str
+) -> None:
+    """What was committed before stays: the next pass, with new ones, goes on from there."""
+    world = story.world
+    for _ in range(60):
+        world.write()
+    world.divide()
+    calls = 0
+
+    def expired(asked: str) -> str:
+        nonlocal calls
+        calls += asked == operation
+        return FATAL if asked == operation and calls > 1 else ""
+
+    with patch.object(world, "_fault", expired), patch.object(stage, "FLUSH_SECONDS", 0.0):
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+    assert isinstance(found, Terminal)
+    assert "AWS refused the credentials" in found.message
+    _drained_to_the_tip(story)
+
+
+def _drained_to_the_tip(story: Story) -> None:
+    found = story.world.process("drain", lambda engine: engine.drain_table(MODEL))
+    assert isinstance(found, DrainResult)
+    assert (found.reached_tip, found.gaps) == (True, ())
+    assert len(story.world.records) > 10
+    assert all(story.truth.landed(arn, sequence) for arn, sequence, _ in story.world.records)
     story.truth.check_equal()

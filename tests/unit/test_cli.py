@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -670,6 +671,26 @@ def test_sync_writes_the_dbt_files_of_a_table_that_has_none_and_no_others(folder
 
 
 # --------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("signalled", "code", "said"),
+    [(signal.SIGINT, 130, "Interrupted. "), (signal.SIGTERM, 143, "Terminated. ")],
+)
+def test_a_signal_ends_a_command_which_says_that_nothing_is_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, signalled: int, code: int, said: str
+) -> None:
+    def drain(engine: FakeEngine, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
+        os.kill(os.getpid(), signalled)
+        time.sleep(10)
+        raise AssertionError("still running")
+
+    monkeypatch.setattr(FakeEngine, "drain", drain)
+    before = signal.getsignal(signal.SIGTERM)
+    result = run("sync", parts=FakeParts(has_base=True))
+    assert result.exit_code == code
+    assert said + "What was committed stays; the same command goes on" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_unexpected_failure_is_one_line_and_a_trace_only_for_those_who_ask(

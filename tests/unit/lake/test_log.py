@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -14,8 +19,9 @@ from typing import Any
 import pytest
 
 from tailrace.config import Warehouse
-from tailrace.errors import Stale, Terminal
-from tailrace.lake import discovery
+from tailrace.errors import Retryable, Stale, Terminal
+from tailrace.lake import attach, discovery
+from tailrace.lake import log as log_module
 from tailrace.lake.log import ChangeLog
 from tailrace.model import (
     OPEN,
@@ -369,3 +375,72 @@ def staged_by(folder: Path, writer: int, step: int) -> Staged:
     path = folder / f"staged-{writer}-{step}"
     path.write_text(json.dumps(item(step)) + "\n")
     return Staged(Shape.ITEMS, (str(path),), 1, NOW)
+
+
+# In a process of its own: a process does not see its own locks.
+HOLD_CATALOG = """
+import sqlite3, sys
+con = sqlite3.connect(sys.argv[1], isolation_level=None)
+con.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_commit_waits_for_a_locked_catalog_and_gives_up_in_bounded_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "BUSY_TIMEOUT_MS", 10)
+    monkeypatch.setattr(log_module, "COMMIT_ATTEMPTS", 3)
+    with ChangeLog(warehouse_in(tmp_path)) as log:
+        orders = Orders(log)
+        rows = staged(tmp_path, [item(1)])
+        command = [sys.executable, "-c", HOLD_CATALOG, str(tmp_path / "catalog.sqlite")]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(Retryable, match="stayed busy: 3 commits lost the race"):
+                orders.commit(rows, None, "k", SEGMENT)
+            monkeypatch.setattr(log_module, "COMMIT_ATTEMPTS", 1_000)
+            threading.Timer(0.2, holder.stdin.close).start()
+            orders.commit(rows, None, "k", SEGMENT)
+        assert len(orders.rows("key")) == 1
+        assert log.head(orders.model).positions == {SEGMENT: Position("k")}
+
+
+def fill_the_disk(disk: Path, scratch: Path) -> None:
+    """What the next test does in a file system of a megabyte, in a process of its own."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    with ChangeLog(warehouse_in(disk)) as log:
+        orders = Orders(log)
+        noise = [base64.b64encode(os.urandom(2_250)).decode() for _ in range(1_000)]
+        rows = staged(scratch, [item(n, x={"B": text}) for n, text in enumerate(noise)])
+        with pytest.raises(Terminal, match="The disk is full"):
+            orders.commit(rows, None, "k", SEGMENT)
+        assert log.head(orders.model).positions == {}
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        orders.commit(rows, None, "k", SEGMENT)
+        assert len(orders.rows("key")) == 1_000
+        assert log.head(orders.model).positions == {SEGMENT: Position("k")}
+
+
+def test_a_full_disk_is_called_that_and_the_same_commit_succeeds_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    alone = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("a file system of its own needs user namespaces")
+    for folder in (tmp_path / "disk", tmp_path / "scratch"):
+        folder.mkdir()
+    script = (
+        "import sys; from pathlib import Path; from tests.unit.lake.test_log import fill_the_disk;"
+        " fill_the_disk(*map(Path, sys.argv[1:]))"
+    )
+    subprocess.run(
+        [*alone, sys.executable, "-c", script, tmp_path / "disk", tmp_path / "scratch"],
+        cwd=Path(__file__).parents[3],
+        check=True,
+    )
