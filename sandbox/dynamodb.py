@@ -19,8 +19,9 @@ import msgspec
 from sandbox.clock import Clock
 from sandbox.errors import AwsError, table_not_found, validation
 from sandbox.exports import SECOND, Export, Exports, PutObject
-from sandbox.streams import Stream, parse_iterator
-from sandbox.tables import ACCOUNT, Table
+from sandbox.kinesis import Kinesis, data_of, partition_key_of
+from sandbox.streams import Change, Stream, parse_iterator
+from sandbox.tables import ACCOUNT, Destination, Table
 from sandbox.values import stored_item
 
 Body = dict[str, Any]
@@ -34,12 +35,14 @@ class Settings:
 
     shards: shards of a new stream. count_refresh_seconds: age of DescribeTable's ItemCount.
     empty_page_every: every n-th GetRecords answers an empty page that is not the end (0: never).
-    denied: IAM actions that are refused, such as "dynamodb:Scan"."""
+    denied: IAM actions that are refused, such as "dynamodb:Scan".
+    moto_kinesis: tables stream to moto's Kinesis instead of the sandbox's own."""
 
     shards: int = 2
     count_refresh_seconds: float = 6 * 3600
     empty_page_every: int = 0
     denied: tuple[str, ...] = ()
+    moto_kinesis: bool = False
 
 
 @dataclass
@@ -61,6 +64,9 @@ class Dynamo:
         self.settings = Settings()
         self.exports = Exports(clock, self.lock, put_object)
         self.faults: list[Fault] = []
+        self.kinesis = Kinesis(clock)
+        self.deliver: Callable[[str, bytes, str], None] = self._put_to_kinesis
+        self.deliver_to_moto: Callable[[str, bytes, str], None] = self._put_to_kinesis
         self._tables: dict[tuple[str, str], Table] = {}
         self._deleted_streams: list[Stream] = []
         self._reads = 0
@@ -72,8 +78,16 @@ class Dynamo:
         )
         assert handler is not None
         with self.lock:
-            self._refuse(operation, body)
+            self._refuse("dynamodb", operation, body)
             answer = handler(region, body)
+        return msgspec.json.encode(answer)
+
+    def kinesis_answer(self, operation: str, region: str, body: Body) -> bytes:
+        """The JSON answer to a request to Kinesis. Raises AwsError. Its faults are named with the
+        service: "kinesis:GetRecords"."""
+        with self.lock:
+            self._refuse("kinesis", operation, body)
+            answer = self.kinesis.answer(operation, region, body)
         return msgspec.json.encode(answer)
 
     # Control, for tests and the demo: not AWS's.
@@ -137,6 +151,7 @@ class Dynamo:
             definitions=body["AttributeDefinitions"],
             created=self.clock.tick(),
             billing_mode=body.get("BillingMode", "PROVISIONED"),
+            send=self._send,
         )
         self._stream_specification(table, body.get("StreamSpecification"))
         self._tables[region, name] = table
@@ -176,6 +191,60 @@ class Dynamo:
         name = self._table(region, body["TableName"]).ttl_attribute
         status: Body = {"TimeToLiveStatus": "ENABLED" if name else "DISABLED"}
         return {"TimeToLiveDescription": status | ({"AttributeName": name} if name else {})}
+
+    # Kinesis as a destination
+
+    def enable_kinesis(self, region: str, body: Body) -> Body:
+        table, arn = self._table(region, body["TableName"]), body["StreamArn"]
+        known = table.destinations.get(arn)
+        if known is not None and known.status == "ACTIVE":
+            raise validation("Table is already in a valid state for the streaming destination")
+        asked = body.get("EnableKinesisStreamingConfiguration") or {}
+        micro = asked.get("ApproximateCreationDateTimePrecision") == "MICROSECOND"
+        table.destinations[arn] = Destination("ACTIVE", micro)
+        return {"TableName": table.name, "StreamArn": arn, "DestinationStatus": "ENABLING"}
+
+    def update_kinesis(self, region: str, body: Body) -> Body:
+        table, arn = self._table(region, body["TableName"]), body["StreamArn"]
+        asked = body["UpdateKinesisStreamingConfiguration"]
+        micro = asked["ApproximateCreationDateTimePrecision"] == "MICROSECOND"
+        table.destinations[arn].microseconds = micro
+        return {"TableName": table.name, "StreamArn": arn, "DestinationStatus": "UPDATING"}
+
+    def disable_kinesis(self, region: str, body: Body) -> Body:
+        table, arn = self._table(region, body["TableName"]), body["StreamArn"]
+        if arn not in table.destinations:
+            raise AwsError("ResourceNotFoundException", f"No streaming destination {arn}")
+        table.destinations[arn].status = "DISABLED"
+        return {"TableName": table.name, "StreamArn": arn, "DestinationStatus": "DISABLING"}
+
+    def describe_kinesis(self, region: str, body: Body) -> Body:
+        table = self._table(region, body["TableName"])
+        shown = [
+            {
+                "StreamArn": arn,
+                "DestinationStatus": each.status,
+                "ApproximateCreationDateTimePrecision": "MICROSECOND"
+                if each.microseconds
+                else "MILLISECOND",
+            }
+            for arn, each in table.destinations.items()
+        ]
+        return {"TableName": table.name, "KinesisDataStreamDestinations": shown}
+
+    def _send(self, table: Table, change: Change) -> None:
+        for arn, destination in table.destinations.items():
+            if destination.status == "ACTIVE":
+                data = data_of(
+                    change, table.name, table.region, microseconds=destination.microseconds
+                )
+                deliver = self.deliver_to_moto if self.settings.moto_kinesis else self.deliver
+                deliver(arn, data, partition_key_of(change))
+
+    def _put_to_kinesis(self, arn: str, data: bytes, partition_key: str) -> None:
+        stream = self.kinesis.by_arn(arn)
+        if stream is not None:
+            self.kinesis.put(stream, data, partition_key)
 
     # Items
 
@@ -381,8 +450,8 @@ class Dynamo:
 
     # What the operations share
 
-    def _refuse(self, operation: str, body: Body) -> None:
-        action = f"dynamodb:{operation}"
+    def _refuse(self, service: str, operation: str, body: Body) -> None:
+        action = f"{service}:{operation}"
         if action in self.settings.denied:
             resource = body.get("TableArn") or body.get("StreamArn") or body.get("TableName", "*")
             raise AwsError(
@@ -392,7 +461,8 @@ class Dynamo:
                 f"{action} action",
             )
         for fault in self.faults:
-            if fault.operation == operation and fault.times > 0:
+            named = operation if service == "dynamodb" else action
+            if fault.operation == named and fault.times > 0:
                 fault.times -= 1
                 status = 500 if fault.code.startswith("Internal") else 400
                 raise AwsError(fault.code, fault.message, status)
@@ -498,9 +568,12 @@ _OPERATIONS: dict[str, Any] = {
     "DeleteTable": Dynamo.delete_table,
     "DescribeContinuousBackups": Dynamo.describe_continuous_backups,
     "DescribeExport": Dynamo.describe_export,
+    "DescribeKinesisStreamingDestination": Dynamo.describe_kinesis,
     "DescribeStream": Dynamo.describe_stream,
     "DescribeTable": Dynamo.describe_table,
     "DescribeTimeToLive": Dynamo.describe_time_to_live,
+    "DisableKinesisStreamingDestination": Dynamo.disable_kinesis,
+    "EnableKinesisStreamingDestination": Dynamo.enable_kinesis,
     "ExportTableToPointInTime": Dynamo.export_table_to_point_in_time,
     "GetItem": Dynamo.get_item,
     "GetRecords": Dynamo.get_records,
@@ -512,6 +585,7 @@ _OPERATIONS: dict[str, Any] = {
     "Scan": Dynamo.scan,
     "UpdateContinuousBackups": Dynamo.update_continuous_backups,
     "UpdateItem": Dynamo.update_item,
+    "UpdateKinesisStreamingDestination": Dynamo.update_kinesis,
     "UpdateTable": Dynamo.update_table,
     "UpdateTimeToLive": Dynamo.update_time_to_live,
 }

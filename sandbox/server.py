@@ -1,5 +1,6 @@
 """A local AWS on loopback, one port for all services: DynamoDB and its streams from
-`sandbox.dynamodb`, everything else (S3, Kinesis, Firehose, STS …) from moto.
+`sandbox.dynamodb`, Kinesis from `sandbox.kinesis` (or, if it is set so, moto's, to which tables
+stream as well), everything else (S3, Firehose, STS …) from moto.
 
 `python -m sandbox.server --port N` runs it in the foreground; `start_server` runs it in a process
 of its own and `Server.control` reaches what AWS does not have: the clock, shard splits, faults
@@ -8,6 +9,7 @@ of its own and `Server.control` reaches what AWS does not have: the clock, shard
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import subprocess
@@ -129,6 +131,7 @@ def make_server(port: int) -> Any:
 
     clock = Clock()
     dynamo = Dynamo(clock, _put_object)
+    dynamo.deliver_to_moto = _put_to_moto
 
     class Handler(MotoRequestHandler):
         """Answers DynamoDB itself over kept-alive connections; hands the rest to moto."""
@@ -143,6 +146,8 @@ def make_server(port: int) -> Any:
                 self._reply(lambda body: _control(dynamo, self.path, body))
             elif target.startswith("DynamoDB"):
                 self._reply(lambda body: self._dynamo(target, body))
+            elif target.startswith("Kinesis_") and not dynamo.settings.moto_kinesis:
+                self._reply(lambda body: self._kinesis(target, body))
             elif not self._refused_s3():
                 super().run_wsgi()
             self.wfile.flush()
@@ -156,6 +161,11 @@ def make_server(port: int) -> Any:
         def _dynamo(self, target: str, body: bytes) -> bytes:
             region = _authorized_region(self.headers.get("Authorization", ""))
             return dynamo.answer(target.rsplit(".", 1)[-1], region, msgspec.json.decode(body))
+
+        def _kinesis(self, target: str, body: bytes) -> bytes:
+            region = _authorized_region(self.headers.get("Authorization", ""))
+            operation = target.rsplit(".", 1)[-1]
+            return dynamo.kinesis_answer(operation, region, msgspec.json.decode(body))
 
         def _refused_s3(self) -> bool:
             action = {"GET": "s3:GetObject", "PUT": "s3:PutObject", "HEAD": "s3:GetObject"}.get(
@@ -255,6 +265,16 @@ def _error_body(error: AwsError) -> bytes:
         "MissingAuthenticationTokenException": "com.amazon.coral.service",
     }.get(error.code, "com.amazonaws.dynamodb.v20120810")
     return msgspec.json.encode({"__type": f"{space}#{error.code}", "message": error.message})
+
+
+def _put_to_moto(arn: str, data: bytes, partition_key: str) -> None:
+    from moto.kinesis.models import kinesis_backends
+
+    from sandbox.tables import ACCOUNT
+
+    backend = kinesis_backends[ACCOUNT][arn.split(":")[3]]
+    text = base64.b64encode(data).decode()
+    backend.put_record(arn, None, partition_key, "", text)  # type: ignore[arg-type]
 
 
 def _put_object(bucket: str, key: str, content: bytes) -> None:

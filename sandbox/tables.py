@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +32,14 @@ class ScanPage(NamedTuple):
 
 
 @dataclass
+class Destination:
+    """A Kinesis stream that a table streams to, by its ARN in `Table.destinations`."""
+
+    status: str = "ACTIVE"
+    microseconds: bool = False
+
+
+@dataclass
 class Table:
     """`key_schema` is as CreateTable has it. `pitr_since` is when PITR was switched on, in
     microseconds, None while it is off."""
@@ -52,6 +60,8 @@ class Table:
     pitr_days: int = 35
     ttl_attribute: str | None = None
     counted: tuple[int, int, int] = (0, 0, 0)
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    send: Callable[[Table, Change], None] = lambda table, change: None
 
     def __post_init__(self) -> None:
         types = {a["AttributeName"]: a["AttributeType"] for a in self.definitions}
@@ -214,6 +224,7 @@ class Table:
         if self.stream is not None:
             self.stream.settle(change.micros)
             self.stream.add(change, change.position[0])
+        self.send(self, change)
         return change
 
     def _journal_before(self, micros: int) -> list[Change]:

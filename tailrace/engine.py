@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tailrace.capture import bootstrap, coverage, drain, reconcile
+from tailrace.capture.ports import StreamSource
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
@@ -33,6 +34,7 @@ from tailrace.model import (
     SAMPLE_ITEMS,
     BaseResult,
     DrainResult,
+    Epoch,
     Head,
     Part,
     PartProgress,
@@ -44,15 +46,9 @@ from tailrace.model import (
 )
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
-from tailrace.sources.lookup import LookedUpStream
+from tailrace.sources.registry import stream_source
 from tailrace.sources.scan import TableScan
-from tailrace.sources.streams import DynamoDbStream
-from tailrace.sources.tables import (
-    KEYS_ONLY,
-    describe_table,
-    point_in_time_recovery,
-    require_stream,
-)
+from tailrace.sources.tables import describe_table, point_in_time_recovery
 
 TABLES_AT_ONCE = 8
 
@@ -114,13 +110,6 @@ class Engine:
     from several threads."""
 
     def __init__(self, config: Config, progress: bootstrap.Progress | None = None) -> None:
-        for table in config.tables:
-            if table.stream.source != "dynamodb_streams":
-                raise ConfigError(
-                    f"{config.path}: {table.model} has stream.source {table.stream.source}, which"
-                    " cannot be read yet.",
-                    "Use dynamodb_streams.",
-                )
         self.config = config
         self.stop = threading.Event()
         self._progress = progress or (lambda _: None)
@@ -189,7 +178,7 @@ class Engine:
             if not unfinished or in_vain:
                 if not in_vain and self._reaches(config, head, table, since):
                     old_images = table.view_type == "NEW_AND_OLD_IMAGES"
-                    shards = self._shards(table)
+                    shards = self._shards(config, table)
                     bootstrap.open_incremental_epoch(run, table, since, old_images, shards)
                 else:
                     self._open_epoch(run, config, table)
@@ -199,6 +188,8 @@ class Engine:
         """True where incremental exports can tell what changed since `since`: of this table,
         onto a live epoch, into a bucket, within point-in-time recovery."""
         if head.live is None or head.live.table_id != table.table_id:
+            return False
+        if head.live.source != config.stream.source:  # whose positions are not compared
             return False
         return self._exports_from(config, bootstrap.repair_begin(since))
 
@@ -217,14 +208,24 @@ class Engine:
         return window is not None and window[0] <= begin
 
     def _source(self, config: Table) -> TableDescription:
-        """The table as it is, with a usable stream; what is left of the stream that the ledger
-        followed so far is read first."""
-        table = self._describe(config)
-        require_stream(table)
+        """The table as it is, with a usable stream of the kind that is configured; what is left of
+        the one that the ledger followed so far, if it is the table's no more, is read first."""
+        described = self._describe(config)
+        source = self._kind(config, config.stream.source)
+        table = retried(lambda: source.require(described), self._clock)
         epoch = self._log.head(config.model).epoch
         if epoch is not None and epoch.stream_arn != table.stream_arn:
-            self._read_to_its_end(config, table)
+            followed = self._as_followed(config, epoch, described)
+            if followed.stream_arn != epoch.stream_arn:
+                self._read_to_its_end(config, followed)
         return table
+
+    def _as_followed(
+        self, config: Table, epoch: Epoch, table: TableDescription
+    ) -> TableDescription:
+        """The table with the stream that it has now of the kind that an epoch follows."""
+        source = self._kind(config, epoch.source)
+        return retried(lambda: source.describe(table), self._clock)
 
     def _read_to_its_end(self, config: Table, table: TableDescription) -> None:
         """Drains the stream that `table` no longer has. What cannot be had of it is a gap."""
@@ -259,23 +260,34 @@ class Engine:
 
     @contextmanager
     def _bootstrap(self, config: Table) -> Iterator[bootstrap.Bootstrap]:
+        source = self._kind(config, config.stream.source)
         with self._folder() as folder:
             yield bootstrap.Bootstrap(
-                self._log, self._clock, config.model, folder, self._progress, Stop(self.stop)
+                self._log,
+                self._clock,
+                config.model,
+                folder,
+                self._progress,
+                Stop(self.stop),
+                source.traits,
             )
 
     def _open_epoch(self, run: bootstrap.Bootstrap, config: Table, table: TableDescription) -> None:
-        shards, base = self._shards(table), config.base
+        shards, base = self._shards(config, table), config.base
         if isinstance(base, ScanBase):
             bootstrap.open_scan_epoch(run, table, base.segments, base.consistent, shards)
         else:
             export = TableExport(self._aws, config.name, base)
             bootstrap.open_export_epoch(run, table, export, shards)
 
-    def _shards(self, table: TableDescription) -> list[Shard]:
-        arn = table.stream_arn
+    def _shards(self, config: Table, table: TableDescription) -> bootstrap.Shards:
+        source, arn = self._kind(config, config.stream.source), table.stream_arn
         assert arn is not None
-        return retried(lambda: DynamoDbStream(self._aws).shards(arn), self._clock)
+
+        def since(begins_at: datetime | None) -> list[Shard]:
+            return retried(lambda: source.listing(arn, begins_at).shards(arn), self._clock)
+
+        return since
 
     def drain(
         self, models: Sequence[str], *, thrifty: bool = False
@@ -299,28 +311,48 @@ class Engine:
 
         A stream that is no longer the table's is read to its end; then its gap is stored."""
         config = self._table(model)
+        head = self._log.head(config.model)
+        beside, epoch = head.beside, head.epoch
+        before = self._pass(config, head, beside, thrifty) if beside else None
+        if epoch is None:
+            return DrainResult(config.model, None, "none")
+        return _together(before, self._pass(config, head, epoch, thrifty))
+
+    def _pass(self, config: Table, head: Head, epoch: Epoch, thrifty: bool) -> DrainResult:
+        """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
+        source = self._kind(config, epoch.source)
+        stream = source.open(head, epoch)
+        if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
+            drain.note_regained(self._log, self._clock, config.model)
         with self._folder() as folder:
             result = drain.drain(
                 self._log,
-                self._stream(config),
+                stream,
                 self._clock,
                 config.model,
                 drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes)),
                 folder,
                 Stop(self.stop),
                 config.stream.freshness_seconds if thrifty else 0.0,
+                epoch,
+                lambda: source.traits.ends or self._is_followed(config, epoch),
             )
-        if not result.ended or result.epoch is None:
+        if not result.ended or epoch is not head.epoch:
             return result
-        gaps = drain.note_replaced(self._log, self._clock, config.model, self._described(config))
+        described = self._described(config)
+        followed = self._as_followed(config, epoch, described) if described else None
+        gaps = drain.note_replaced(self._log, self._clock, config.model, followed)
         return replace(result, gaps=tuple(gaps))
 
-    def _stream(self, config: Table) -> DynamoDbStream | LookedUpStream:
-        stream = DynamoDbStream(self._aws)
-        table = self._log.head(config.model).table
-        if table is None or table.view_type != KEYS_ONLY:
-            return stream
-        return LookedUpStream(stream, self._aws, config.name, table.key)
+    def _kind(self, config: Table, name: str) -> StreamSource:
+        return stream_source(self._aws, config, name)
+
+    def _is_followed(self, config: Table, epoch: Epoch) -> bool:
+        """Whether the table's changes still go to the stream that an epoch follows."""
+        table = self._described(config)
+        if table is None or table.table_id != epoch.table_id:
+            return False
+        return self._as_followed(config, epoch, table).stream_arn == epoch.stream_arn
 
     def _described(self, config: Table) -> TableDescription | None:
         try:
@@ -337,15 +369,21 @@ class Engine:
 
         def one(model: str) -> str:
             try:
-                freshness = self._table(model).stream.freshness_seconds
-                return drain.due(
-                    self._log, DynamoDbStream(self._aws), self._clock, model, freshness
-                )
+                return self._due(self._table(model))
             except Exception as error:
                 return f"looking at its stream failed: {error}"
 
         with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="peek") as pool:
             return dict(zip(models, pool.map(one, models), strict=True))
+
+    def _due(self, config: Table) -> str:
+        head, freshness = self._log.head(config.model), config.stream.freshness_seconds
+        for epoch in filter(None, (head.epoch, head.beside)):
+            stream = self._kind(config, epoch.source).open(head, epoch)
+            why = drain.due(self._log, stream, self._clock, config.model, freshness, epoch)
+            if why:
+                return why
+        return ""
 
     def reconcile(
         self,
@@ -525,6 +563,25 @@ class Engine:
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _together(before: DrainResult | None, result: DrainResult) -> DrainResult:
+    """Two passes over two streams of one table, told as one."""
+    if before is None:
+        return result
+    newest = [each.newest_change for each in (before, result) if each.newest_change]
+    return replace(
+        result,
+        rows=before.rows + result.rows,
+        bytes=before.bytes + result.bytes,
+        shards_read=before.shards_read + result.shards_read,
+        shards_open=before.shards_open + result.shards_open,
+        newest_change=max(newest, default=None),
+        lag_seconds=before.lag_seconds,  # what readers see is the old stream's
+        seconds=before.seconds + result.seconds,
+        calls=before.calls + result.calls,
+        notices=before.notices + result.notices,
+    )
 
 
 def _export_base(config: Table) -> ExportBase | None:

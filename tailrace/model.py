@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -25,6 +25,13 @@ INCREMENTAL = "incremental"
 
 # Streams tell times in whole seconds, "rounded down to the closest minute" as their API has it.
 PRIOR_MARGIN = timedelta(minutes=5)
+
+# Records come late by minutes; nobody opens so many epochs in them.
+ERAS_MAX = 8
+
+
+DYNAMODB_STREAMS = "dynamodb_streams"
+KEYS_ONLY = "KEYS_ONLY"  # a view: records carry no item
 
 
 @dataclass(frozen=True)
@@ -75,19 +82,61 @@ class Epoch:
         return self.opened_at
 
     @property
+    def source(self) -> str:
+        """The kind of stream that the epoch follows, as tailrace.yaml names it."""
+        return str(self.detail.get("source", DYNAMODB_STREAMS))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether what its stream tells may be older than what readers see: it waits for live."""
+        return "overlaps" in self.detail
+
+    @property
+    def stream_from(self) -> datetime | None:
+        """From when on its stream is read; None for one that is read from its oldest record."""
+        at = self.detail.get("stream_from")
+        return datetime.fromisoformat(at) if at else None
+
+    @property
+    def changes_from(self) -> datetime | None:
+        """Of a stream whose order is time: from when on a change is this epoch's. The base holds
+        everything older; everything younger came after the epoch was opened."""
+        at = self.detail.get("changes_from")
+        return datetime.fromisoformat(at) if at else None
+
+    @property
     def prior_until(self) -> datetime | None:
         """Stream records older than this are surely older than a full base, which beats them;
         None for an incremental one, which does not hold every key."""
+        if self.changes_from is not None:
+            return self.changes_from
         return self.base_at - PRIOR_MARGIN if self.kind == FULL else None
 
 
 @dataclass(frozen=True)
+class Era:
+    """A time of changes: those made before `until`, and not before an older era's, count as
+    `epoch`'s; with `prior` as older than its base."""
+
+    until: datetime
+    epoch: int
+    prior: bool
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One shard of a stream as DescribeStream lists it. `closed` once it has an ending number."""
+    """One shard of a stream as it is listed. `closed` once it has an ending number. One that two
+    were merged into has an `adjacent_parent` as well."""
 
     id: str
     parent: str | None
     closed: bool
+    adjacent_parent: str | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Those that have to be read before it."""
+        return tuple(each for each in (self.parent, self.adjacent_parent) if each)
 
 
 class Shape(Enum):
@@ -99,6 +148,24 @@ class Shape(Enum):
     INCREMENTAL_LINES = "incremental_lines"
     STREAM_RECORDS = "stream_records"
     KINESIS_RECORDS = "kinesis_records"
+
+
+@dataclass(frozen=True)
+class StreamTraits:
+    """In what one kind of stream differs from another, as data: its name in tailrace.yaml and the
+    ledger, what its records look like, how long they can be read, how late after its change one
+    may come (`late`), whether time is their order, so that reading begins at an instant and not
+    with the oldest (`timed`), whether one that is no longer the table's comes to an end (`ends`),
+    and how many bytes a second may be read of a shard (None: AWS sets no limit that a page could
+    exceed)."""
+
+    source: str = DYNAMODB_STREAMS
+    shape: Shape = Shape.STREAM_RECORDS
+    retention: timedelta = timedelta(hours=24)
+    late: timedelta = timedelta(0)
+    timed: bool = False
+    ends: bool = True
+    bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +182,9 @@ class ScanPage:
 
 @dataclass(frozen=True)
 class RecordPage:
-    """A page of a shard: records as JSON lines, how many, the last one's position, the first and
-    last one's change times, and the next iterator (None: the shard is closed and read)."""
+    """A page of a shard: records as JSON lines, how many, the last one's position, the oldest and
+    newest change times, and the next iterator (None: the shard is closed and read). `at_tip` where
+    the source says whether more was there; `bytes` that came, with what was left out."""
 
     lines: bytes
     count: int
@@ -124,6 +192,8 @@ class RecordPage:
     oldest: datetime | None
     newest: datetime | None
     next_iterator: str | None
+    at_tip: bool | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,6 +329,10 @@ class Contents:
     damage: str = ""
 
 
+# Of each stream, by its ARN: the last pass, and the last complete one.
+Passes = dict[str, tuple[PassRecord | None, PassRecord | None]]
+
+
 @dataclass(frozen=True)
 class Gap:
     """Changes made between `since` and `until` that the ledger cannot prove to be in the log,
@@ -310,7 +384,8 @@ class Commit:
 class Head:
     """Where a table's ledger stands: its last batch, its description when the newest epoch was
     opened, its epochs by number, every part's position (of the streams, all shards ever seen), its
-    last pass, the last complete one, and every gap ever found, in the order of their times."""
+    last pass, the last complete one (both of the stream that readers see), every gap ever found, in
+    the order of their times, and the last and the last complete pass by stream."""
 
     batch: int = 0
     table: TableDescription | None = None
@@ -319,6 +394,7 @@ class Head:
     last_pass: PassRecord | None = None
     last_proof: PassRecord | None = None
     gaps: tuple[Gap, ...] = ()
+    passes: Passes = field(default_factory=dict)
 
     @property
     def epoch(self) -> Epoch | None:
@@ -329,6 +405,79 @@ class Head:
     def live(self) -> Epoch | None:
         """The epoch that readers see."""
         return next((each for each in reversed(self.epochs) if each.state == LIVE), None)
+
+    @property
+    def shown(self) -> Epoch | None:
+        """The newest epoch whose stream readers see: where a table is taken over from another
+        source, the one before, until the new one is live."""
+        newest = self.epoch
+        if newest is None or newest.state == LIVE or "beside" not in newest.detail:
+            return newest
+        return self.epochs[int(newest.detail["beside"]) - 1]
+
+    @property
+    def beside(self) -> Epoch | None:
+        """The epoch whose stream is drained beside the newest one's, because readers still see it.
+        Once the new base is complete nothing more may land there: what readers are shown of the
+        old stream, the new one has to have caught up with before it is live."""
+        newest, shown = self.epoch, self.shown
+        return shown if newest is not shown and newest and newest.state == OPEN else None
+
+    def view_of(self, epoch: Epoch) -> str | None:
+        """What the records of an epoch's stream carry, as far as the ledger knows."""
+        noted: str | None = epoch.detail.get("view")
+        if noted is None and self.table and self.table.stream_arn == epoch.stream_arn:
+            return self.table.view_type
+        return noted
+
+    def of(self, epoch: Epoch) -> Head:
+        """The head as it concerns the stream of one epoch, where another one is drained beside
+        it: proofs of the one say nothing of the other."""
+        newest, shown = self.epoch, self.shown
+        if newest is None or shown is None or newest is shown:
+            return self
+        if epoch.number == shown.number:
+            return replace(self, epochs=self.epochs[: shown.number])
+        last, proof = self.passes.get(newest.stream_arn, (None, None))
+        return replace(self, epochs=(newest,), last_pass=last, last_proof=proof)
+
+    def eras(self, epoch: Epoch) -> tuple[Era, ...]:
+        """To which epoch a change counts that lands under `epoch`, by its time, the oldest first.
+        Where time is the order, a record that comes late belongs to the epoch in which it was
+        made; any other only has to lose to a base that is surely younger."""
+        if epoch.changes_from is None:
+            until = epoch.prior_until
+            return () if until is None else (Era(until, epoch.number, prior=True),)
+        eras: list[Era] = []
+        for each in reversed(self.epochs):
+            if each.number > epoch.number:
+                continue
+            if each.stream_arn != epoch.stream_arn or each.changes_from is None:
+                break
+            if len(eras) == ERAS_MAX:
+                break
+            if eras:
+                eras[-1] = replace(eras[-1], epoch=each.number, prior=False)
+            eras.append(Era(each.changes_from, each.number, prior=True))
+        return tuple(reversed(eras))
+
+
+def passes_shown(
+    epochs: Sequence[Epoch], passes: Passes
+) -> tuple[PassRecord | None, PassRecord | None]:
+    """The last pass and the last complete one over what readers see; `passes` are both by stream
+    (an empty name for those of which the ledger has none)."""
+    shown = Head(epochs=tuple(epochs)).shown
+    number = shown.number if shown else 0
+    unseen = {e.stream_arn for e in epochs if "beside" in e.detail and e.state != LIVE}
+    seen = {e.stream_arn for e in epochs if e.number <= number and e.stream_arn not in unseen}
+    found = [each for stream, each in passes.items() if stream in seen | {""}]
+    last = [last for last, _ in found if last]
+    proofs = [proof for _, proof in found if proof]
+    return (
+        max(last, key=lambda each: each.ended_at, default=None),
+        max(proofs, key=lambda each: each.began_at, default=None),
+    )
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ from tailrace.capture.retry import retried
 from tailrace.capture.shards import closed_before, part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
-from tailrace.errors import Retryable, Terminal
+from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
+    DYNAMODB_STREAMS,
     FULL,
     INCREMENTAL,
+    KEYS_ONLY,
     OPEN,
     BaseProgress,
     BaseResult,
@@ -49,6 +51,7 @@ from tailrace.model import (
     Shape,
     Shard,
     Staged,
+    StreamTraits,
     TableDescription,
     Window,
 )
@@ -61,6 +64,14 @@ SCAN_THREADS_MAX = 32
 # AWS tells its time in whole seconds: it may be a second later than `now`.
 CLOCK_SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
+
+# A stream that is ordered by time is read from so long before its base on: its records bear the
+# time of their change, and come after it.
+READ_MARGIN = timedelta(minutes=10)
+
+# Somebody drains the stream while the next epoch is to be opened: a commit takes a moment.
+OPENINGS_MAX = 100
+OPENING_PAUSE_SECONDS = 0.2
 
 # A shard takes its last records about when its child is born.
 CLOSING_MARGIN = timedelta(minutes=1)
@@ -82,10 +93,14 @@ PROGRESS_SECONDS = 1.0
 
 Progress = Callable[[BaseProgress], None]
 
+# The shards of a new epoch's stream, or how to list those since an instant.
+Shards = Sequence[Shard] | Callable[[datetime | None], Sequence[Shard]]
+
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What reading a base needs. `folder` is scratch space; `stop` ends it early and cleanly."""
+    """What reading a base needs. `folder` is scratch space; `stop` ends it early and cleanly;
+    `traits` are those of the stream that a new epoch is to follow."""
 
     log: Log
     clock: Clock
@@ -93,6 +108,7 @@ class Bootstrap:
     folder: Path
     progress: Progress = lambda progress: None
     stop: Stop = field(default_factory=Stop)
+    traits: StreamTraits = field(default_factory=StreamTraits)
 
 
 # ------------------------------------------------------------------------------------- epochs
@@ -103,7 +119,7 @@ def open_scan_epoch(
     table: TableDescription,
     segments: int,
     consistent: bool,
-    shards: Sequence[Shard] = (),
+    shards: Shards = (),
 ) -> Epoch:
     """Opens an epoch whose base is a scan; `shards` are those of its stream. The segment count is
     frozen here: a key to go on from is valid only in its own segment of its own total."""
@@ -112,7 +128,7 @@ def open_scan_epoch(
 
 
 def open_export_epoch(
-    run: Bootstrap, table: TableDescription, export: Export, shards: Sequence[Shard] = ()
+    run: Bootstrap, table: TableDescription, export: Export, shards: Shards = ()
 ) -> Epoch:
     """Opens an epoch whose base is an export; `shards` are those of its stream.
 
@@ -133,7 +149,7 @@ def open_incremental_epoch(
     table: TableDescription,
     since: datetime,
     old_images: bool,
-    shards: Sequence[Shard] = (),
+    shards: Shards = (),
 ) -> Epoch:
     """Opens an epoch whose base is what changed since a margin before `since`; `shards` are those
     of its stream."""
@@ -154,7 +170,7 @@ def coverage_begin(earlier: Sequence[Epoch], stream_arn: str, now: datetime) -> 
     epoch was opened: whatever landed under the epoch before it is older than `now`, and a base
     that is younger cannot take a key back. A stream new to the ledger is read from its oldest
     record: from when it was enabled (its ARN ends in that time), but at most 24 hours back; with
-    a margin on either side.
+    a margin on either side. Of one whose name does not tell when it was: from now, when it is.
     """
     if _is_followed(earlier, stream_arn):
         return now + CLOCK_SECOND
@@ -177,8 +193,28 @@ def _open(
     table: TableDescription,
     method: str,
     detail: dict[str, Any],
-    shards: Sequence[Shard],
+    shards: Shards,
     kind: str = FULL,
+) -> Epoch:
+    """The epoch, opened. Where time is the order of its records, nothing may land between the
+    instant that parts this epoch's changes from the earlier ones' and the opening itself."""
+    for _ in range(OPENINGS_MAX):
+        try:
+            return _opened(run, table, method, detail, shards, kind)
+        except Stale:
+            if not run.traits.timed:
+                raise
+            run.clock.sleep(OPENING_PAUSE_SECONDS)
+    return _opened(run, table, method, detail, shards, kind)
+
+
+def _opened(
+    run: Bootstrap,
+    table: TableDescription,
+    method: str,
+    detail: dict[str, Any],
+    shards: Shards,
+    kind: str,
 ) -> Epoch:
     head = run.log.head(run.model)
     # What two processes know of AWS's time differs by up to a second; an epoch is younger than
@@ -193,26 +229,49 @@ def _open(
         stream_arn=table.stream_arn or "",
         opened_at=now,
         changed_at=now,
-        detail=detail,
+        detail=detail | _following(run, head, table),
     )
-    if _overlaps(head, table):
-        epoch = replace(epoch, detail=epoch.detail | {"overlaps": True})
+    if run.traits.timed:
+        epoch = replace(epoch, detail=epoch.detail | _times(head, epoch))
+    listed = shards(epoch.stream_from) if callable(shards) else shards
     # What a shard that was closed before may lose is older than the base.
-    closed = closed_before(shards, epoch.base_at - CLOSING_MARGIN)
+    closed = closed_before(listed, epoch.base_at - CLOSING_MARGIN)
     seen = {
-        part_of(epoch.stream_arn, each.id): epoch.number - (each.id in closed) for each in shards
+        part_of(epoch.source, epoch.stream_arn, each.id): epoch.number - (each.id in closed)
+        for each in listed
     }
-    run.log.open_epoch(run.model, table, epoch, seen)
+    run.log.open_epoch(run.model, table, epoch, seen, head.batch if run.traits.timed else None)
     return epoch
 
 
-def _overlaps(head: Head, table: TableDescription) -> bool:
-    """True where rows of this epoch's stream may be older than what readers see already, so that
-    they have to wait until it is live: items that were looked up for the last records of a
-    KEYS_ONLY stream may show what the stream after it tells."""
-    if head.epoch is None or head.table is None:
-        return False
-    return head.table.view_type == "KEYS_ONLY" and head.epoch.stream_arn != table.stream_arn
+def _following(run: Bootstrap, head: Head, table: TableDescription) -> dict[str, Any]:
+    """What an epoch has to note of the stream that it follows. Where its rows may be older than
+    what readers see already they have to wait until it is live (`overlaps`): where it takes over
+    from another source, which is drained `beside` it meanwhile; and where items that were looked
+    up for the last records of a KEYS_ONLY stream may show what the stream after it tells."""
+    source, shown = run.traits.source, head.shown
+    noted: dict[str, Any] = {} if source == DYNAMODB_STREAMS else {"source": source}
+    if table.view_type == KEYS_ONLY:
+        noted["view"] = KEYS_ONLY
+    if shown is None or shown.stream_arn == table.stream_arn:
+        return noted
+    if head.live is not None and (shown.source != source or run.traits.timed):
+        return noted | {"overlaps": True, "beside": shown.number}
+    return noted | ({"overlaps": True} if head.view_of(shown) == KEYS_ONLY else {})
+
+
+def _times(head: Head, epoch: Epoch) -> dict[str, str]:
+    """From when on a stream that is ordered by time is read, and from when on its changes are this
+    epoch's. A base is read, or its instant lies, later than that; and all that had landed before is
+    older, because it had landed when AWS's time, which may be a second behind, was asked for."""
+    followed = next((e for e in reversed(head.epochs) if e.stream_arn == epoch.stream_arn), None)
+    read_from = followed.stream_from if followed else None
+    taken = epoch.detail.get("export_time")
+    changes_from = datetime.fromisoformat(taken) if taken else epoch.opened_at + CLOCK_SECOND
+    return {
+        "stream_from": (read_from or epoch.base_at - READ_MARGIN).isoformat(),
+        "changes_from": min(changes_from, epoch.opened_at + CLOCK_SECOND).isoformat(),
+    }
 
 
 def continues(head: Head, table: TableDescription, method: str, adopted: str | None) -> bool:
@@ -253,7 +312,8 @@ def read_scan(
         run.clock,
     )
     limit = CapacityLimit(max_rcu, run.clock)
-    if not epoch.detail["consistent"] and not any(part in head.positions for part in parts):
+    stale = epoch.changes_from is not None or not epoch.detail["consistent"]
+    if stale and not any(part in head.positions for part in parts):
         run.clock.sleep(SCAN_MARGIN_SECONDS)
     todo = [part for part in parts if not stage.position(part).finished]
 

@@ -1,8 +1,9 @@
 """What the ledger proves of a stream's coverage, and what it cannot prove: a gap. Pure.
 
 A complete pass proves that every change made before it began is in the log, provided that it came
-in time: a stream keeps its records for 24 hours. What no pass, no base and no epoch accounts for is
-a gap. It is stored, and stays open until an epoch is live that covers it.
+in time: a stream keeps its records for 24 hours, or for as long as its source says. What no pass,
+no base and no epoch accounts for is a gap. It is stored, and stays open until an epoch is live that
+covers it.
 """
 
 from __future__ import annotations
@@ -62,17 +63,18 @@ def is_covered(head: Head, lost: Gap) -> bool:
     return any(_covers(epoch, lost) for epoch in live or head.epochs[-1:])
 
 
-def outage(head: Head, now: datetime) -> Gap | None:
+def outage(head: Head, now: datetime, retention: timedelta = RETENTION) -> Gap | None:
     """The gap that passes too far apart leave: records may have come and gone in it without a
     trace, whole shards included."""
-    since = accounted_until(head)
-    if since is None or now - since <= IN_TIME:
+    since, in_time = accounted_until(head), retention - RETENTION_MARGIN
+    if since is None or now - since <= in_time:
         return None
     return Gap(
         since,
-        now - IN_TIME,
+        now - in_time,
         now,
-        f"no pass over the stream was complete for {_hours(now - since)}; it keeps 24 hours",
+        f"no pass over the stream was complete for {_hours(now - since)}; it keeps"
+        f" {_hours(retention)}",
     )
 
 
@@ -95,9 +97,11 @@ def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list
         return []
     return sorted(
         {
-            shard.parent
+            parent
             for shard in shards
-            if shard.parent and shard.id not in known and shard.parent not in listed | known
+            if shard.id not in known
+            for parent in shard.parents
+            if parent not in listed | known
         }
     )
 

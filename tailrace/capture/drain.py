@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -36,7 +36,6 @@ from tailrace.model import (
     PassRecord,
     Position,
     RecordPage,
-    Shape,
     Shard,
     TableDescription,
 )
@@ -89,7 +88,9 @@ class _Pass:
     deadline: float
     bytes: int
     stop: Stop
+    is_its: Callable[[], bool]
     stale_listing: bool = False
+    is_newest: bool = True
     ends: dict[str, _End] = field(default_factory=dict)
     read_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,33 +112,44 @@ def drain(
     folder: Path,
     stop: Stop | None = None,
     freshness_seconds: float = 0.0,
+    epoch: Epoch | None = None,
+    is_its: Callable[[], bool] = lambda: True,
 ) -> DrainResult:
     """Reads every readable shard to its tip or end, within the budget, and commits. Of a stream
     of many shards the silent ones are left out while the last proof is younger than half of
-    `freshness_seconds`.
+    `freshness_seconds`. `epoch` is the newest, or one whose stream is drained beside it
+    (Head.beside). `is_its` tells whether the table's changes still go to this stream, where that is
+    not seen in the stream itself: if not, the pass proves nothing.
 
     What may be lost is stored as a gap, before anything after it is committed; the pass goes on
     behind it. Raises Stale where another run drained meanwhile, and what AWS or the warehouse
     refuse. Whatever was committed before stays."""
     started = clock.monotonic()
-    head = log.head(model)
-    epoch = head.epoch
+    whole = log.head(model)
+    epoch = epoch or whole.epoch
     if epoch is None:
         return DrainResult(model, None, "none")
+    arn, head = epoch.stream_arn, whole.of(epoch)
+    is_newest = whole.epoch is not None and whole.epoch.number == epoch.number
     try:
-        shards = retried(lambda: stream.shards(epoch.stream_arn), clock)
+        shards = retried(lambda: stream.shards(arn), clock)
     except SourceMissing:
-        _lose(log, clock, model, head, f"its stream {epoch.stream_arn} is gone")
+        if is_newest:
+            _lose(log, clock, model, head, f"its stream {arn} is gone")
         return _nothing(log, clock, stream, epoch, model)
     began_at = clock.aws_now()
     held = _held(stream, clock, head, epoch, shards)
-    head = _account(log, model, head, epoch, shards, held, began_at)
+    if is_newest:
+        head = _account(log, stream, model, head, epoch, shards, held, began_at)
+    elif coverage.outage(head, began_at, stream.traits.retention):
+        # What it lost the new base holds, and whoever reads it now would skip that.
+        return _nothing(log, clock, stream, epoch, model)
     shards = unrelated(shards, held)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
     run = _Pass(
         log=log,
         stream=stream,
-        stage=Stage(log, model, epoch, Shape.STREAM_RECORDS, positions, folder, clock),
+        stage=Stage(log, model, epoch, stream.traits.shape, positions, folder, clock),
         clock=clock,
         model=model,
         head=head,
@@ -146,14 +158,19 @@ def drain(
         deadline=started + budget.seconds,
         bytes=budget.bytes,
         stop=stop or Stop(),
+        is_its=is_its,
         stale_listing=bool(held),
+        is_newest=is_newest,
     )
     proof_age = _proof_age(head, clock)
     if epoch.state == LIVE and proof_age is not None and proof_age < freshness_seconds / 2:
         _leave_out(run, _silent(head, epoch, shards, began_at))
     shards = _read_all(run, shards)
-    record = _record(run, shards)
-    live = record.complete and epoch.state == BASE_COMPLETE
+    unread = _unread(run, shards)
+    is_over = not unread and not run.is_its()
+    record = _record(run, shards, proves=not unread and not is_over)
+    ripe = is_newest and _is_ripe(epoch, began_at, stream.traits.late)
+    live = record.complete and ripe
     run.stage.flush(
         pass_record=record, state=LIVE if live else None, at=record.ended_at if live else None
     )
@@ -167,9 +184,10 @@ def drain(
         shards_read=record.shards_read,
         shards_open=record.shards_open,
         reached_tip=record.complete,
-        ended=_has_ended(run, shards),
+        ended=is_over or _has_ended(run, shards),
         went_live=live,
         gaps=tuple(coverage.open_gaps(log.head(model))),
+        notices=stream.notices,
         newest_change=run.stage.newest,
         lag_seconds=(clock.aws_now() - proof.proves_until).total_seconds() if proof else None,
         seconds=clock.monotonic() - started,
@@ -177,13 +195,28 @@ def drain(
     )
 
 
-def due(log: Log, stream: Stream, clock: Clock, model: str, freshness_seconds: float) -> str:
+def _is_ripe(epoch: Epoch, began_at: datetime, late: timedelta) -> bool:
+    """Whether a complete pass that began then takes the epoch live. What its source may bring late
+    has come by then: every record of a change that the base, or the source before, has shown."""
+    return epoch.state == BASE_COMPLETE and (not late or began_at - epoch.changed_at >= late)
+
+
+def due(
+    log: Log,
+    stream: Stream,
+    clock: Clock,
+    model: str,
+    freshness_seconds: float,
+    epoch: Epoch | None = None,
+) -> str:
     """Why a drain is worth a run now, in words; empty if nothing is new and the last proof is
-    younger than `freshness_seconds`. Costs two calls a shard that is not silent."""
+    younger than `freshness_seconds`. Costs two calls a shard that is not silent. `epoch` as in
+    drain."""
     head = log.head(model)
-    epoch = head.epoch
+    epoch = epoch or head.epoch
     if epoch is None:
         return ""
+    head = head.of(epoch)
     if epoch.state == BASE_COMPLETE:
         return "the base is complete and waits for a pass to go live"
     try:
@@ -203,9 +236,10 @@ def due(log: Log, stream: Stream, clock: Clock, model: str, freshness_seconds: f
             return f"shard {shard.id} was closed"
         if shard.id in silent:
             continue
-        after = head.positions.get(part_of(epoch.stream_arn, shard.id), Position()).at
+        after = head.positions.get(_part(epoch, shard.id), Position()).at
         iterator = stream.iterator(epoch.stream_arn, shard.id, after)
-        if stream.read(iterator, shard.id, 1).count:
+        page = stream.read(iterator, shard.id, 1)
+        if page.count or page.last_position:
             return f"new records in shard {shard.id}"
     return ""
 
@@ -231,13 +265,39 @@ def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | 
     if table is None:
         reason = "the table was deleted; what it held stays in the warehouse"
     elif table.stream_arn is None:
-        reason = f"the table's stream was switched off (it was {epoch.stream_arn})"
+        reason = f"the table's stream was switched off {_was(epoch)})"
     else:
         what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
-        reason = f"the {what} (it was {epoch.stream_arn}, it is {table.stream_arn})"
+        reason = f"the {what} {_was(epoch)}, it is {table.stream_arn})"
         until = coverage.begins_at(table.stream_arn)
     _lose(log, clock, model, head, reason, until)
     return coverage.open_gaps(log.head(model))
+
+
+def note_regained(log: Log, clock: Clock, model: str) -> None:
+    """Where a stream was found not to be the table's any more, and is again: what was changed in
+    between is in the gap that is known, or in the one that is stored here."""
+    if not is_lost(log.head(model)):
+        return
+    head = log.head(model)
+    assert head.epoch is not None
+    _lose(log, clock, model, head.of(head.epoch), "until then the table did not stream to it")
+
+
+def is_lost(head: Head) -> bool:
+    """Whether the newest epoch's stream was found not to be the table's, and nothing was proven
+    since."""
+    epoch = head.epoch
+    if epoch is None:
+        return False
+    proof = head.of(epoch).last_proof
+    since = max(proof.began_at, epoch.opened_at) if proof else epoch.opened_at
+    was = _was(epoch)
+    return any(was in gap.reason and gap.found_at >= since for gap in head.gaps)
+
+
+def _was(epoch: Epoch) -> str:
+    return f"(it was {epoch.stream_arn}"
 
 
 # --------------------------------------------------------------------------------------- coverage
@@ -245,6 +305,7 @@ def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | 
 
 def _account(
     log: Log,
+    stream: Stream,
     model: str,
     head: Head,
     epoch: Epoch,
@@ -262,7 +323,7 @@ def _account(
         for parent in coverage.unseen_parents(head, epoch.stream_arn, shards)
         if parent not in held
     ]
-    gap = coverage.outage(head, now)
+    gap = coverage.outage(head, now, stream.traits.retention)
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
     if gap is None:
         if missed:
@@ -274,13 +335,17 @@ def _account(
     if gap is None and not lost:
         return head
     # From here on the ledger knows them, as ended: the next pass misses none of them again.
-    unseen = [part_of(epoch.stream_arn, parent) for parent in parents]
+    unseen = [_part(epoch, parent) for parent in parents]
     ends = [
         PartProgress(part, head.positions[part].at, head.positions[part].at, True, 0, 0)
         for part in lost
     ] + [PartProgress(part, None, None, True, 0, 0) for part in unseen]
     log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
-    return log.head(model)
+    return log.head(model).of(epoch)
+
+
+def _part(epoch: Epoch, shard: str) -> Part:
+    return part_of(epoch.source, epoch.stream_arn, shard)
 
 
 def _held(
@@ -372,9 +437,10 @@ def _leave_out(run: _Pass, shards: Iterable[str]) -> None:
 
 def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
     """Reads lineage by lineage, all of them at once; returns all shards that were listed."""
-    arn = run.epoch.stream_arn
     _see(run, shards)
-    finished = {each.id for each in shards if run.stage.position(part_of(arn, each.id)).finished}
+    finished = {
+        each.id for each in shards if run.stage.position(_part(run.epoch, each.id)).finished
+    }
     listings = 1
     running: dict[Future[_End], str] = {}
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
@@ -406,7 +472,7 @@ def _read_all(run: _Pass, shards: list[Shard]) -> list[Shard]:
 
 def _see(run: _Pass, shards: Iterable[Shard]) -> None:
     for shard in shards:
-        run.stage.see(part_of(run.epoch.stream_arn, shard.id))
+        run.stage.see(_part(run.epoch, shard.id))
 
 
 def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[Shard]:
@@ -421,14 +487,14 @@ def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[S
             child
             for parent in ended
             for child in retried(lambda: run.stream.children(arn, parent.id), run.clock)  # noqa: B023
-            if child.parent == parent.id
+            if parent.id in child.parents
         ]
     else:
         found = retried(lambda: run.stream.shards(arn), run.clock)
     known = {each.id for each in shards}
     new = []
     for each in found:  # a listing names parents first
-        if each.id not in known and each.parent in known:
+        if each.id not in known and known.intersection(each.parents):
             known.add(each.id)
             new.append(each)
     return new
@@ -436,7 +502,7 @@ def _new_children(run: _Pass, shards: list[Shard], finished: set[str]) -> list[S
 
 def _read_shard(run: _Pass, shard: Shard) -> _End:
     try:
-        return _read_on(run, shard, part_of(run.epoch.stream_arn, shard.id))
+        return _read_on(run, shard, _part(run.epoch, shard.id))
     except SourceMissing:  # it vanished since it was listed: the next pass accounts for it
         return _End.STOPPED
 
@@ -458,7 +524,7 @@ def _read_on(run: _Pass, shard: Shard, part: Part) -> _End:
             iterator = _iterator(run, part)
             continue
         page = _whole(run, page)
-        run.read_bytes += len(page.lines)
+        run.read_bytes += max(page.bytes, len(page.lines))
         iterator = page.next_iterator
         run.stage.add(
             part,
@@ -472,11 +538,23 @@ def _read_on(run: _Pass, shard: Shard, part: Part) -> _End:
         if iterator is None:
             return _End.FINISHED
         empty_pages = 0 if page.count else empty_pages + 1
-        if not shard.closed and empty_pages >= EMPTY_PAGES_AT_TIP:
+        if _is_tip(shard, page, empty_pages):
             return _End.TIP
         if page.newest is not None and page.newest > run.began_at:
             return _End.TIP
-        run.clock.sleep(READ_INTERVAL_SECONDS)
+        run.clock.sleep(_pause_seconds(run, page))
+
+
+def _is_tip(shard: Shard, page: RecordPage, empty_pages: int) -> bool:
+    if page.at_tip is not None:
+        return page.at_tip and not shard.closed
+    return not shard.closed and empty_pages >= EMPTY_PAGES_AT_TIP
+
+
+def _pause_seconds(run: _Pass, page: RecordPage) -> float:
+    """The time that a page takes of what a shard allows."""
+    rate = run.stream.traits.bytes_per_second
+    return max(READ_INTERVAL_SECONDS, page.bytes / rate if rate else 0.0)
 
 
 def _whole(run: _Pass, page: RecordPage) -> RecordPage:
@@ -501,27 +579,38 @@ def _lose_records(run: _Pass, part: Part, position: Position) -> None:
     """Stores the gap of a shard's expired records, before anything behind it can be committed."""
     with run.lock:
         head = run.log.head(run.model)
-        if not coverage.is_older_than_base(head, part):
+        if run.is_newest and not coverage.is_older_than_base(head, part):
             reason = f"records of shard {part.id} expired before they were read"
             _lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
 
 
-def _record(run: _Pass, shards: list[Shard]) -> PassRecord:
-    arn = run.epoch.stream_arn
-    finished = {each.id for each in shards if run.stage.position(part_of(arn, each.id)).finished}
-    unread = [
-        each for each in shards if each.id not in finished and run.ends.get(each.id) is not _End.TIP
+def _is_finished(run: _Pass, shard: Shard) -> bool:
+    return run.stage.position(_part(run.epoch, shard.id)).finished
+
+
+def _unread(run: _Pass, shards: list[Shard]) -> list[Shard]:
+    """The shards that were read neither to their tip nor to their end."""
+    return [
+        each
+        for each in shards
+        if run.ends.get(each.id) is not _End.TIP and not _is_finished(run, each)
     ]
+
+
+def _record(run: _Pass, shards: list[Shard], *, proves: bool) -> PassRecord:
+    finished = {
+        each.id for each in shards if run.stage.position(_part(run.epoch, each.id)).finished
+    }
     ended_at = run.clock.aws_now()
     since = coverage.accounted_until(run.head)
     # Nothing was trimmed while the pass read on.
-    in_time = since is not None and ended_at - since < coverage.RETENTION
-    proven = in_time and not run.stale_listing
+    in_time = since is not None and ended_at - since < run.stream.traits.retention
+    proven = proves and in_time and not run.stale_listing
     return PassRecord(
         id=uuid.uuid4().hex,
         began_at=run.began_at,
         ended_at=ended_at,
-        complete=proven and not unread and not childless(shards, finished),
+        complete=proven and not childless(shards, finished),
         shards_open=sum(not each.closed for each in shards),
         shards_read=sum(each is not _End.SKIPPED for each in run.ends.values()),
         calls=run.stream.calls,
@@ -531,5 +620,4 @@ def _record(run: _Pass, shards: list[Shard]) -> PassRecord:
 def _has_ended(run: _Pass, shards: list[Shard]) -> bool:
     """True where every shard was read to its end: the stream was switched off, or its last shard
     has just been closed and its child is yet to be listed."""
-    arn = run.epoch.stream_arn
-    return all(run.stage.position(part_of(arn, each.id)).finished for each in shards)
+    return all(_is_finished(run, each) for each in shards)

@@ -24,6 +24,7 @@ from tailrace.model import (
     ScanPage,
     Shard,
     Staged,
+    StreamTraits,
     TableDescription,
     Window,
 )
@@ -50,6 +51,7 @@ class Log(Protocol):
         table: TableDescription,
         epoch: Epoch,
         seen: Mapping[Part, int] | None = None,
+        after: int | None = None,
     ) -> int: ...
 
     def commit(self, model: str, commit: Commit) -> int: ...
@@ -126,10 +128,16 @@ class Deliveries(Protocol):
 
 
 class Stream(Protocol):
-    """A source of changes: tailrace.sources.streams.DynamoDbStream."""
+    """A source of changes: tailrace.sources.streams.DynamoDbStream has the contracts."""
+
+    @property
+    def traits(self) -> StreamTraits: ...
 
     @property
     def calls(self) -> int: ...
+
+    @property
+    def notices(self) -> tuple[str, ...]: ...
 
     def shards(self, stream_arn: str) -> list[Shard]: ...
 
@@ -140,3 +148,27 @@ class Stream(Protocol):
     def read(self, iterator: str, shard: str, limit: int = ...) -> RecordPage: ...
 
     def whole(self, page: RecordPage) -> RecordPage: ...
+
+
+class StreamSource(Protocol):
+    """One table's stream of one kind: which it is now, and how it is read. What each kind is called
+    is in tailrace.sources.registry."""
+
+    @property
+    def traits(self) -> StreamTraits: ...
+
+    def describe(self, table: TableDescription) -> TableDescription:
+        """The table with the stream of this kind that has its changes now, None where none has."""
+        ...
+
+    def require(self, table: TableDescription) -> TableDescription:
+        """As describe. Raises Terminal, with what to do, where no usable stream has them."""
+        ...
+
+    def listing(self, stream_arn: str, begins_at: datetime | None) -> Stream:
+        """The stream, to be asked for its shards since then."""
+        ...
+
+    def open(self, head: Head, epoch: Epoch) -> Stream:
+        """The stream that an epoch of the head follows, to be read."""
+        ...

@@ -12,32 +12,30 @@ from datetime import UTC, datetime
 
 from tailrace.model import Part, Shard
 
-SOURCE = "dynamodb_streams"
-
 BORN = re.compile(r"shardId-([0-9]+)-")
 
 
-def part_of(stream_arn: str, shard: str) -> Part:
+def part_of(source: str, stream_arn: str, shard: str) -> Part:
     """A shard as the ledger knows it."""
-    return Part("stream", SOURCE, stream_arn, shard)
+    return Part("stream", source, stream_arn, shard)
 
 
 def readable(shards: Iterable[Shard], finished: Collection[str]) -> list[Shard]:
-    """The unfinished shards whose parent is finished, or no longer listed (trimmed), or none."""
+    """The unfinished shards of which each parent is finished or no longer listed (trimmed)."""
     listed = list(shards)
     known = {each.id for each in listed}
     return [
         each
         for each in listed
         if each.id not in finished
-        and (each.parent is None or each.parent not in known or each.parent in finished)
+        and all(parent not in known or parent in finished for parent in each.parents)
     ]
 
 
 def childless(shards: Iterable[Shard], finished: Collection[str]) -> list[Shard]:
     """Finished shards that nothing in the listing continues: a child is yet to appear."""
     listed = list(shards)
-    parents = {each.parent for each in listed}
+    parents = {parent for each in listed for parent in each.parents}
     return [each for each in listed if each.id in finished and each.id not in parents]
 
 
@@ -46,9 +44,10 @@ def closed_before(shards: Iterable[Shard], instant: datetime) -> set[str]:
     in its id (shardId-<milliseconds>-…). A shard whose children's ids have none is not among
     them."""
     return {
-        each.parent
+        parent
         for each in shards
-        if each.parent and (born := _born_at(each.id)) is not None and born < instant
+        if (born := _born_at(each.id)) is not None and born < instant
+        for parent in each.parents
     }
 
 
@@ -63,7 +62,7 @@ def _born_at(shard: str) -> datetime | None:
 def unrelated(shards: Iterable[Shard], to: Collection[str]) -> list[Shard]:
     """The shards that neither are among `to` nor descend from them."""
     left, related = list(shards), set(to)
-    while found := {each.id for each in left if each.id in related or each.parent in related}:
+    while found := {x.id for x in left if x.id in related or related.intersection(x.parents)}:
         related |= found
         left = [each for each in left if each.id not in related]
     return left

@@ -7,7 +7,7 @@ key, images and positions in it in one pass, by JSON pointers, so that any attri
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from tailrace.lake.sql import literal, literals, pointer
@@ -18,7 +18,7 @@ from tailrace.lake.version import (
     timed_version_sql,
     version_sql,
 )
-from tailrace.model import LOOKED_UP, SEQUENCE, KeyAttribute, Shape
+from tailrace.model import LOOKED_UP, SEQUENCE, Era, KeyAttribute, Shape
 
 # The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
 # at most eight of JSON (an element {"BOOL":false} counts as two), so this holds two images; the
@@ -35,12 +35,12 @@ def rows_sql(
     key: Sequence[KeyAttribute],
     epoch: int,
     read_at: datetime | None,
-    prior_until: datetime | None = None,
+    eras: Sequence[Era] = (),
     members: Sequence[tuple[str, str]] = (),
 ) -> str:
     """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up,
-    members) over the staged `files`. `read_at` is when a full base was read; stream records older
-    than `prior_until` come before the epoch's base and so belong to the epoch before it.
+    members) over the staged `files`. `read_at` is when a full base was read; stream records of one
+    of the `eras`, which come oldest first, belong to it and not to `epoch` (Head.eras).
     `members` names attributes and types: the list of that name begins with their values in the
     image, as JSON texts, NULL where the item has no such attribute of that type."""
     source = (
@@ -48,9 +48,9 @@ def rows_sql(
         f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
     )
     if shape is Shape.KINESIS_RECORDS:
-        return _kinesis_records(source, key, epoch, prior_until, members)
+        return _kinesis_records(source, key, epoch, eras, members)
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(source, key, epoch, prior_until, members)
+        return _stream_records(source, key, epoch, eras, members)
     if shape is Shape.INCREMENTAL_LINES:
         return _incremental_lines(source, key, epoch, members)
     paths = [pointer(*member) for member in members]
@@ -91,7 +91,7 @@ def _stream_records(
     source: str,
     key: Sequence[KeyAttribute],
     epoch: int,
-    prior_until: datetime | None,
+    eras: Sequence[Era],
     members: Sequence[tuple[str, str]],
 ) -> str:
     paths = [pointer("dynamodb", "NewImage", *member) for member in members]
@@ -115,12 +115,12 @@ def _stream_records(
     removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
     principal = f"coalesce({v['principal']}, {v['Principal']})"
     position = f"trim({v['sequence']}, {literal(QUOTE)})"
-    version, number = version_sql(epoch, STREAM_PHASE, position), str(epoch)
-    if prior_until is not None:
-        prior = f"{v['time']}::DOUBLE < {prior_until.timestamp()}"
-        before = version_sql(epoch, PRIOR_PHASE, position)
-        version = f"CASE WHEN {prior} THEN {before} ELSE {version} END"
-        number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
+    version, number = _of_its_era(
+        epoch,
+        eras,
+        lambda until: f"{v['time']}::DOUBLE < {until.timestamp()}",
+        lambda number, phase: version_sql(number, phase, position),
+    )
     return f"""
         SELECT {version} AS version, {number} AS epoch,
             trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
@@ -136,7 +136,7 @@ def _kinesis_records(
     source: str,
     key: Sequence[KeyAttribute],
     epoch: int,
-    prior_until: datetime | None,
+    eras: Sequence[Era],
     members: Sequence[tuple[str, str]],
 ) -> str:
     """Their order is their time, in milliseconds or, where they say so, microseconds; records of
@@ -164,12 +164,12 @@ def _kinesis_records(
         f"coalesce(trim({v['sequence']}, {literal(QUOTE)}),"
         f" replace(trim({v['id']}, {literal(QUOTE)}), '-', ''))"
     )
-    version, number = timed_version_sql(epoch, STREAM_PHASE, "micros", which), str(epoch)
-    if prior_until is not None:
-        prior = f"micros < {int(prior_until.timestamp() * 1_000_000)}"
-        before = timed_version_sql(epoch, PRIOR_PHASE, "micros", which)
-        version = f"CASE WHEN {prior} THEN {before} ELSE {version} END"
-        number = f"CASE WHEN {prior} THEN {epoch - 1} ELSE {epoch} END"
+    version, number = _of_its_era(
+        epoch,
+        eras,
+        lambda until: f"micros < {round(until.timestamp() * 1_000_000)}",
+        lambda number, phase: timed_version_sql(number, phase, "micros", which),
+    )
     in_micros = f"{v['precision']} = {literal(json.dumps('MICROSECOND'))}"
     return f"""
         SELECT {version} AS version, {number} AS epoch,
@@ -183,6 +183,23 @@ def _kinesis_records(
             SELECT v, {v["time"]}::DOUBLE::BIGINT
                 * CASE WHEN {in_micros} THEN 1 ELSE 1000 END AS micros
             FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source}))"""
+
+
+def _of_its_era(
+    epoch: int,
+    eras: Sequence[Era],
+    before: Callable[[datetime], str],
+    version: Callable[[int, str], str],
+) -> tuple[str, str]:
+    """The SQL of a record's version and epoch; `before` makes the condition that it was made
+    before an instant, `version` the expression of a version."""
+    versions, numbers = version(epoch, STREAM_PHASE), str(epoch)
+    for era in reversed(eras):
+        condition = before(era.until)
+        then = version(era.epoch, PRIOR_PHASE if era.prior else STREAM_PHASE)
+        versions = f"CASE WHEN {condition} THEN {then} ELSE {versions} END"
+        numbers = f"CASE WHEN {condition} THEN {era.epoch - era.prior} ELSE {numbers} END"
+    return versions, numbers
 
 
 def _time(at: datetime | None) -> str:

@@ -33,6 +33,7 @@ from tailrace.model import (
     LIVE,
     Commit,
     Epoch,
+    Era,
     Gap,
     Head,
     KeyAttribute,
@@ -41,6 +42,7 @@ from tailrace.model import (
     PassRecord,
     Position,
     TableDescription,
+    passes_shown,
 )
 
 COMMIT_ATTEMPTS = 40
@@ -136,16 +138,18 @@ class ChangeLog:
         table: TableDescription,
         epoch: Epoch,
         seen: Mapping[Part, int] | None = None,
+        after: int | None = None,
     ) -> int:
         """Opens the epoch that follows the table's newest; returns the batch. `seen` are the
-        shards that its stream has now, each with the epoch it is counted to.
+        shards that its stream has now, each with the epoch it is counted to. `after` is the batch
+        after which it has to come at once, where that matters.
 
-        Raises Stale where another run has opened it first."""
+        Raises Stale where another run has opened it first, or has committed since `after`."""
 
         def body(con: duckdb.DuckDBPyConnection) -> int:
             create_log(con, model)
             return self._in_transaction(
-                con, lambda: self._open_epoch(con, model, table, epoch, seen or {})
+                con, lambda: self._open_epoch(con, model, table, epoch, seen or {}, after)
             )
 
         return self._transact(body)
@@ -197,9 +201,14 @@ class ChangeLog:
         table: TableDescription,
         epoch: Epoch,
         seen: Mapping[Part, int],
+        after: int | None,
     ) -> int:
         head = self._head(con, model)
         newest = head.epoch.number if head.epoch else 0
+        if after is not None and head.batch != after:
+            raise Stale(
+                f"{model}: an epoch was to be opened after batch {after}, not {head.batch}."
+            )
         if epoch.number != newest + 1:
             raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
         batch = head.batch + 1
@@ -233,7 +242,8 @@ class ChangeLog:
         assert head.table is not None
         batch = head.batch + 1
         if commit.staged is not None and commit.staged.rows:
-            self._land(con, model, commit, batch, head.table.key)
+            eras = head.eras(commit.epoch)
+            self._land(con, model, commit, batch, head.table.key, eras)
         for part in commit.parts:
             _insert_part(con, model, batch, commit, part)
         if commit.pass_record is not None:
@@ -254,11 +264,12 @@ class ChangeLog:
         commit: Commit,
         batch: int,
         key: tuple[KeyAttribute, ...],
+        eras: Sequence[Era],
     ) -> None:
         staged = commit.staged
         assert staged is not None
         epoch = commit.epoch
-        where = (staged.shape, staged.files, key, epoch.number, staged.read_at, epoch.prior_until)
+        where = (staged.shape, staged.files, key, epoch.number, staged.read_at, eras)
         known = list(self._attributes(con, model).values())
         expected = known or discovery.discover(con, discovery.first_sql(rows_sql(*where)), [])
         rows = rows_sql(*where, [(each.path, each.type) for each in expected])
@@ -391,6 +402,9 @@ def _without_version(model: str) -> Terminal:
 
 def _check_fence(model: str, head: Head, commit: Commit) -> None:
     newest, epoch = head.epoch, commit.epoch
+    beside = head.beside
+    if beside is not None and beside.number == epoch.number:
+        newest = beside  # a stream that is drained until the new source is live
     # Stream rows may land in any state of their epoch; base rows and a change of state only in
     # the one they were staged under, and by the plan that holds: two runs that plan an export at
     # once would otherwise load two exports into one epoch.
@@ -439,7 +453,13 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
             [model, newest],
         ),
     ).fetchall()
-    passes = [row for row in rows if row[0] == "pass"]
+    found = tuple(_epoch(row) for row in epochs)
+    passes = {
+        row[2] or "": (_pass_record(row[9]), _pass_record(row[10]))
+        for row in rows
+        if row[0] == "pass"
+    }
+    last_pass, last_proof = passes_shown(found, passes)
     gaps = con.execute(
         bound(
             "SELECT since, until, found_at, reason, batch FROM tailrace.gaps WHERE model = ?"
@@ -453,11 +473,12 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
             default=0,
         ),
         table=_table(con, model),
-        epochs=tuple(_epoch(row) for row in epochs),
+        epochs=found,
         positions={Part(*row[:4]): Position(*row[4:8]) for row in rows if row[0] != "pass"},
-        last_pass=_pass_record(passes[0][9]) if passes else None,
-        last_proof=_pass_record(passes[0][10]) if passes else None,
+        last_pass=last_pass,
+        last_proof=last_proof,
         gaps=tuple(Gap(*row[:4]) for row in gaps),
+        passes=passes,
     )
 
 
@@ -531,9 +552,10 @@ def _insert_pass(
     }
     con.execute(
         bound(
-            f"""INSERT INTO tailrace.ledger (model, batch, epoch, kind, pass_id, detail, landed_at)
-        VALUES ({literal(model)}, {batch}, {epoch.number}, 'pass', ?, ?, now())""",
-            [record.id, json.dumps(detail)],
+            f"""INSERT INTO tailrace.ledger
+            (model, batch, epoch, kind, origin, pass_id, detail, landed_at)
+        VALUES ({literal(model)}, {batch}, {epoch.number}, 'pass', ?, ?, ?, now())""",
+            [epoch.stream_arn, record.id, json.dumps(detail)],
         ),
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import Retryable
-from tailrace.model import LOOKED_UP, KeyAttribute, RecordPage, Shard
+from tailrace.model import LOOKED_UP, KeyAttribute, RecordPage, Shard, StreamTraits
 from tailrace.sources.aws import Aws
 from tailrace.sources.scan import TableScan, json_lines
 from tailrace.sources.streams import RECORDS_PER_CALL, DynamoDbStream
@@ -38,6 +38,16 @@ class LookedUpStream:
         self._aws = aws
         self._table = table
         self._key = [attribute.name for attribute in key]
+
+    @property
+    def traits(self) -> StreamTraits:
+        """As DynamoDbStream.traits."""
+        return self._stream.traits
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """As DynamoDbStream.notices."""
+        return self._stream.notices
 
     @property
     def calls(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import IteratorExpired, Terminal, Trimmed
-from tailrace.model import RecordPage, Shard
+from tailrace.model import RecordPage, Shard, StreamTraits
 from tailrace.sources.aws import RAW_BODY, Aws, call, code_of
 from tailrace.sources.scan import json_lines
 
@@ -37,7 +37,10 @@ _records = msgspec.json.Decoder(_Record)
 
 class DynamoDbStream:
     """The shards and records of DynamoDB Streams. Positions are sequence numbers as text.
-    `calls` counts the calls made."""
+    `calls` counts the calls made; `notices` are what somebody should know of what was read."""
+
+    traits = StreamTraits()
+    notices: tuple[str, ...] = ()
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -142,6 +145,7 @@ class DynamoDbStream:
             oldest=_time(first),
             newest=_time(last),
             next_iterator=body.NextShardIterator,
+            bytes=len(answer[RAW_BODY]),
         )
 
     def whole(self, page: RecordPage) -> RecordPage:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from tailrace.errors import Terminal
-from tailrace.model import KeyAttribute, TableDescription
+from tailrace.model import KEYS_ONLY, KeyAttribute, TableDescription
 from tailrace.sources.aws import Aws, call
 
-KEYS_ONLY = "KEYS_ONLY"
 USABLE_VIEWS = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES", KEYS_ONLY)
 
 

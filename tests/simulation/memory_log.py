@@ -6,8 +6,9 @@ against this and the real ChangeLog, so that the two cannot drift apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from tailrace.model import (
     SEQUENCE,
     Commit,
     Epoch,
+    Era,
     Gap,
     Head,
     Part,
@@ -36,6 +38,7 @@ from tailrace.model import (
     Shape,
     Staged,
     TableDescription,
+    passes_shown,
 )
 
 
@@ -71,6 +74,7 @@ class Store:
     epochs: list[tuple[int, Epoch]] = field(default_factory=list)
     positions: dict[Part, tuple[int, Position]] = field(default_factory=dict)
     passes: list[PassRecord] = field(default_factory=list)
+    passes_by_stream: dict[str, list[PassRecord]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     live: dict[int, int] = field(default_factory=dict)
     objects: list[tuple[Part, str, list[str]]] = field(default_factory=list)
@@ -103,6 +107,11 @@ class MemoryLog:
         store = self._store
         epochs = tuple(store.newest().values())
         newest = epochs[-1].number if epochs else 0
+        passes = {
+            stream: (each[-1], next((x for x in reversed(each) if x.complete), None))
+            for stream, each in store.passes_by_stream.items()
+        }
+        last_pass, last_proof = passes_shown(epochs, passes)
         return Head(
             batch=store.batch,
             table=store.table,
@@ -112,9 +121,10 @@ class MemoryLog:
                 for part, (epoch, position) in store.positions.items()
                 if part.kind == "stream" or epoch == newest
             },
-            last_pass=store.passes[-1] if store.passes else None,
-            last_proof=next((each for each in reversed(store.passes) if each.complete), None),
+            last_pass=last_pass,
+            last_proof=last_proof,
             gaps=tuple(store.gaps),
+            passes=passes,
         )
 
     def open_epoch(
@@ -123,11 +133,14 @@ class MemoryLog:
         table: TableDescription,
         epoch: Epoch,
         seen: Mapping[Part, int] | None = None,
+        after: int | None = None,
     ) -> int:
         """Opens the epoch that follows the newest. Raises Stale."""
         self._hook("before commit")
         store = self._store
         newest = max((each.number for _, each in store.epochs), default=0)
+        if after is not None and store.batch != after:
+            raise Stale(f"{model}: batch {store.batch} came after {after}.")
         if epoch.number != newest + 1:
             raise Stale(f"{model}: epoch {epoch.number} was to be opened, but {newest} is open.")
         store.batch += 1
@@ -158,7 +171,9 @@ class MemoryLog:
         store = self._store
         batch = store.batch + 1
         if commit.staged is not None and commit.staged.rows:
-            store.rows.extend(_landed(model, commit.staged, commit.epoch, batch, head.table))
+            eras = head.eras(commit.epoch)
+            number = commit.epoch.number
+            store.rows.extend(_landed(model, commit.staged, number, eras, batch, head.table))
         store.batch = batch
         for each in commit.parts:
             _, known = store.positions.get(each.part, (0, Position()))
@@ -170,6 +185,8 @@ class MemoryLog:
                 store.objects.append((each.part, each.position_to or "", objects))
         if commit.pass_record is not None:
             store.passes.append(commit.pass_record)
+            of_stream = store.passes_by_stream.setdefault(commit.epoch.stream_arn, [])
+            of_stream.append(commit.pass_record)
         if commit.state is not None:
             assert commit.at is not None
             detail = commit.epoch.detail if commit.detail is None else commit.detail
@@ -196,10 +213,15 @@ def timed_version(epoch: int, phase: str, micros: int, record: str) -> str:
 
 
 def _landed(
-    model: str, staged: Staged, epoch: Epoch, batch: int, table: TableDescription
+    model: str,
+    staged: Staged,
+    epoch: int,
+    eras: Sequence[Era],
+    batch: int,
+    table: TableDescription,
 ) -> list[Row]:
     rows = [
-        _row(model, staged.shape, line, epoch, batch, table)
+        _row(model, staged.shape, line, epoch, eras, batch, table)
         for path in staged.files
         for line in Path(path).read_bytes().splitlines()
         if line.strip()
@@ -209,33 +231,45 @@ def _landed(
     return rows
 
 
+def _era(epoch: int, eras: Sequence[Era], seconds: float) -> Era:
+    """The era of a change of that time, in seconds since 1970."""
+    own = Era(datetime.max.replace(tzinfo=UTC), epoch, prior=False)
+    return next((each for each in eras if seconds < each.until.timestamp()), own)
+
+
+def _phase(era: Era) -> str:
+    return PRIOR_PHASE if era.prior else STREAM_PHASE
+
+
 def _row(
-    model: str, shape: Shape, line: bytes, landed: Epoch, batch: int, table: TableDescription
+    model: str,
+    shape: Shape,
+    line: bytes,
+    epoch: int,
+    eras: Sequence[Era],
+    batch: int,
+    table: TableDescription,
 ) -> Row:
     try:
-        value, epoch = msgspec.json.decode(line), landed.number
+        value = msgspec.json.decode(line)
     except msgspec.DecodeError as broken:
         raise Terminal(f"{model}: a row is not JSON: {broken}") from broken
     if shape is Shape.STREAM_RECORDS:
         change = value["dynamodb"]
         op, keys = value["eventName"], change["Keys"]
-        prior = landed.prior_until
-        is_prior = prior and change["ApproximateCreationDateTime"] < prior.timestamp()
-        phase = PRIOR_PHASE if is_prior else STREAM_PHASE
-        order = version(epoch, phase, change["SequenceNumber"])
-        epoch -= bool(is_prior)
+        era = _era(epoch, eras, change["ApproximateCreationDateTime"])
+        order = version(era.epoch, _phase(era), change["SequenceNumber"])
+        epoch = era.epoch - era.prior
         image = change.get("NewImage") if op != "REMOVE" else None
     elif shape is Shape.KINESIS_RECORDS:
         change = value["dynamodb"]
         op, keys = value["eventName"], change["Keys"]
         precise = change.get("ApproximateCreationDateTimePrecision") == "MICROSECOND"
         micros = change["ApproximateCreationDateTime"] * (1 if precise else 1000)
-        prior = landed.prior_until
-        is_prior = prior and micros < int(prior.timestamp() * 1_000_000)
-        phase = PRIOR_PHASE if is_prior else STREAM_PHASE
         which = value.get(SEQUENCE) or value["eventID"].replace("-", "")
-        order = timed_version(epoch, phase, micros, which)
-        epoch -= bool(is_prior)
+        era = _era(epoch, eras, micros / 1_000_000)
+        order = timed_version(era.epoch, _phase(era), micros, which)
+        epoch = era.epoch - era.prior
         image = change.get("NewImage") if op != "REMOVE" else None
     elif shape is Shape.INCREMENTAL_LINES:
         keys, image = value["Keys"], value.get("NewImage")

@@ -25,6 +25,7 @@ from tailrace.model import (
     RecordPage,
     ScanPage,
     Shard,
+    StreamTraits,
     TableDescription,
     Window,
 )
@@ -94,6 +95,9 @@ class FakeShard:
 
 class FakeStream:
     """A stream of two records a page. `before_read` may raise, or change the world."""
+
+    traits = StreamTraits()
+    notices: tuple[str, ...] = ()
 
     def __init__(self, *shards: FakeShard) -> None:
         self.all = {each.id: each for each in shards}

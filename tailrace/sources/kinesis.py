@@ -1,0 +1,427 @@
+"""Kinesis Data Streams for DynamoDB: the stream that a table streams to, and its records.
+
+One Kinesis stream may carry the changes of several tables, and other things besides: what is the
+table's is handed on as it came, and the rest is counted. The order is capture's and the log's
+business: nothing here promises one. Enhanced fan-out is not used: it costs by the hour and the
+gigabyte, and polling a shard once a minute stays far below what all readers of a shard share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from tailrace.config import KinesisConfig, StreamConfig
+from tailrace.errors import (
+    AccessDenied,
+    IteratorExpired,
+    Retryable,
+    SourceMissing,
+    TailraceError,
+    Terminal,
+)
+from tailrace.model import (
+    SEQUENCE,
+    Epoch,
+    Head,
+    RecordPage,
+    Shape,
+    Shard,
+    StreamTraits,
+    TableDescription,
+)
+from tailrace.sources.aws import RAW_BODY, Aws, call, code_of
+
+SOURCE = "kinesis"
+
+# https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html
+RECORDS_PER_CALL = 10_000
+BYTES_PER_SECOND = 2 * 1024 * 1024
+SHARD_PAGES_MAX = 1_000
+
+# A position has room for so many (tailrace.lake.version); AWS's have 56.
+SEQUENCE_DIGITS = 56
+
+# What the Kinesis Producer Library puts before records that it packs into one.
+# https://github.com/awslabs/amazon-kinesis-producer/blob/master/aggregation-format.md
+AGGREGATED = b"\xf3\x89\x9a\xc2"
+
+VIEW = "NEW_AND_OLD_IMAGES"  # what DynamoDB sends to Kinesis, always
+MICROSECOND, MILLISECOND = "MICROSECOND", "MILLISECOND"
+ACTIVE = ("ACTIVE", "UPDATING")
+
+
+class _Data(msgspec.Struct):
+    SequenceNumber: str
+    Data: bytes
+
+
+class _Body(msgspec.Struct):
+    Records: list[_Data] = []
+    NextShardIterator: str | None = None
+    MillisBehindLatest: int | None = None
+
+
+class _Change(msgspec.Struct):
+    ApproximateCreationDateTime: float
+    ApproximateCreationDateTimePrecision: str = MILLISECOND
+
+
+class _Record(msgspec.Struct):
+    table: str = msgspec.field(name="tableName")
+    dynamodb: _Change = msgspec.field()
+
+
+_bodies = msgspec.json.Decoder(_Body)
+_records = msgspec.json.Decoder(_Record)
+
+
+@dataclass(frozen=True)
+class KinesisSource:
+    """The Kinesis stream of one table: which it is, and how it is read."""
+
+    aws: Aws
+    table: str
+    config: StreamConfig
+
+    @property
+    def traits(self) -> StreamTraits:
+        """What differs from a table's own stream. The retention is that of the stream itself,
+        once it was asked for (KinesisStream)."""
+        late = self.config.late_seconds if isinstance(self.config, KinesisConfig) else 0.0
+        return StreamTraits(
+            source=SOURCE,
+            shape=Shape.KINESIS_RECORDS,
+            late=timedelta(seconds=late),
+            timed=True,
+            ends=False,
+            bytes_per_second=BYTES_PER_SECOND,
+        )
+
+    def describe(self, table: TableDescription) -> TableDescription:
+        """The table with the Kinesis stream that its changes go to now, None where they go to
+        none. A stream is known by its ARN and the time at which it was created: a name can be
+        used again."""
+        found = [arn for arn, status in self._destinations().items() if status in ACTIVE]
+        name = self._name()
+        found = [arn for arn in found if name in (None, name_of(arn))]
+        stream = None
+        if len(found) == 1:
+            try:
+                stream = _identity(self.aws, found[0])
+            except SourceMissing:
+                stream = None
+        return replace(table, stream_arn=stream, view_type=VIEW)
+
+    def require(self, table: TableDescription) -> TableDescription:
+        """As describe. Raises Terminal where the table streams to no Kinesis stream, or to none
+        of that name, or to several, or where what it streams to is gone."""
+        destinations, name = self._destinations(), self._name()
+        shown = ", ".join(f"{name_of(arn)} ({status})" for arn, status in destinations.items())
+        named = {arn: s for arn, s in destinations.items() if name in (None, name_of(arn))}
+        active = [arn for arn, status in named.items() if status in ACTIVE]
+        enable = (
+            f"aws dynamodb enable-kinesis-streaming-destination --table-name {self.table}"
+            " --stream-arn ARN --enable-kinesis-streaming-configuration"
+            " ApproximateCreationDateTimePrecision=MICROSECOND"
+        )
+        if not active:
+            wanted = f" of the name {name}" if name else ""
+            raise Terminal(
+                f"Table {self.table} streams to no Kinesis stream{wanted} that is ACTIVE; it has"
+                f" {shown or 'no streaming destination'}.",
+                f"Wait while it is ENABLING; else enable one: {enable}",
+            )
+        if len(active) > 1:
+            raise Terminal(
+                f"Table {self.table} streams to several Kinesis streams: {shown}.",
+                "Name one of them: stream.stream_name in tailrace.yaml.",
+            )
+        return replace(table, stream_arn=_identity(self.aws, active[0]), view_type=VIEW)
+
+    def listing(self, stream_arn: str, begins_at: datetime | None) -> KinesisStream:
+        """The stream, from an instant on."""
+        return KinesisStream(self.aws, self.table, self.traits, begins_at)
+
+    def open(self, head: Head, epoch: Epoch) -> KinesisStream:
+        """The stream, from where the epoch says that it begins."""
+        return self.listing(epoch.stream_arn, epoch.stream_from)
+
+    def _name(self) -> str | None:
+        return self.config.stream_name if isinstance(self.config, KinesisConfig) else None
+
+    def _destinations(self) -> dict[str, str]:
+        """https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_DescribeKinesisStreamingDestination.html"""
+        answer = call(
+            self.aws.client("dynamodb").describe_kinesis_streaming_destination,
+            "dynamodb:DescribeKinesisStreamingDestination",
+            f"table {self.table}",
+            self.aws.region,
+            TableName=self.table,
+        )
+        destinations = answer.get("KinesisDataStreamDestinations", [])
+        return {each["StreamArn"]: each["DestinationStatus"] for each in destinations}
+
+
+def name_of(stream_arn: str) -> str:
+    """The name of a Kinesis stream, of its ARN or of what it is known by here."""
+    return _arn_of(stream_arn).rpartition("/")[2]
+
+
+def _arn_of(identity: str) -> str:
+    return identity.partition("@")[0]
+
+
+def _summary(aws: Aws, arn: str) -> dict[str, Any]:
+    """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_DescribeStreamSummary.html"""
+    summary: dict[str, Any] = call(
+        aws.client("kinesis").describe_stream_summary,
+        "kinesis:DescribeStreamSummary",
+        f"stream {arn}",
+        aws.region,
+        StreamARN=arn,
+    )["StreamDescriptionSummary"]
+    return summary
+
+
+def _identity(aws: Aws, arn: str) -> str:
+    return _identified(arn, _summary(aws, arn))
+
+
+def _identified(arn: str, summary: dict[str, Any]) -> str:
+    created = summary["StreamCreationTimestamp"].astimezone(UTC)
+    return f"{arn}@{created:%Y-%m-%dT%H:%M:%S}"
+
+
+class KinesisStream:
+    """The shards of one Kinesis stream, and those of its records that are one table's changes.
+
+    Positions are sequence numbers as text. Without one a shard is read from `begins_at` on, or
+    from its oldest record where that is None. `calls` counts the calls made."""
+
+    def __init__(
+        self, aws: Aws, table: str, traits: StreamTraits, begins_at: datetime | None
+    ) -> None:
+        self._aws = aws
+        self._table = table
+        self._begins_at = begins_at
+        self._arn = ""
+        self.traits = traits
+        self.calls = 0
+        self.tables: Counter[str] = Counter()
+        self.foreign: Counter[str] = Counter()
+        self.precisions: Counter[str] = Counter()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was left out, counted, and whether two precisions of time were met."""
+        noted = []
+        if self.tables:
+            names = ", ".join(f"{name} ({n:,})" for name, n in sorted(self.tables.items()))
+            noted.append(f"The stream has records of other tables, which are not read: {names}.")
+        noted += [
+            f"{count:,} records of the stream are not DynamoDB's, and are not read: {what}."
+            for what, count in sorted(self.foreign.items())
+        ]
+        if len(self.precisions) > 1:
+            met = " and ".join(f"{n:,} in {each.lower()}s" for each, n in self.precisions.items())
+            noted.append(
+                f"Times of changes came with two precisions ({met}): changes of one key within"
+                " one millisecond may be in the wrong order."
+            )
+        return tuple(noted)
+
+    def shards(self, stream_arn: str) -> list[Shard]:
+        """Every shard that can hold what is to be read. Raises SourceMissing once the stream is
+        gone, and where another one has its name."""
+        self._arn = arn = _arn_of(stream_arn)
+        self.calls += 1
+        summary = _summary(self._aws, arn)
+        if (found := _identified(arn, summary)) != stream_arn:
+            raise SourceMissing(
+                f"Stream {stream_arn} was deleted; the one that has its name now is {found}.",
+                "A gap is stored; repair it, or materialize the base again.",
+            )
+        retention = timedelta(hours=summary["RetentionPeriodHours"])  # 24 hours to 365 days
+        self.traits = replace(self.traits, retention=retention)
+        only = {}
+        if self._begins_at is not None:
+            only = {"ShardFilter": {"Type": "FROM_TIMESTAMP", "Timestamp": self._begins_at}}
+        return [shard for page in self._shard_pages(arn, **only) for shard in page]
+
+    def children(self, stream_arn: str, shard: str) -> list[Shard]:
+        """The children of a closed shard; two that were merged have one in common."""
+        only = {"ShardFilter": {"Type": "AFTER_SHARD_ID", "ShardId": shard}}
+        pages = self._shard_pages(_arn_of(stream_arn), **only)
+        return [each for page in pages for each in page if shard in each.parents]
+
+    def _shard_pages(self, arn: str, **only: Any) -> Iterator[list[Shard]]:
+        """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html"""
+        asked: dict[str, Any] = {"StreamARN": arn, **only}
+        for _ in range(SHARD_PAGES_MAX):
+            self.calls += 1
+            answer = call(
+                self._aws.client("kinesis").list_shards,
+                "kinesis:ListShards",
+                f"stream {arn}",
+                self._aws.region,
+                **asked,
+            )
+            yield [
+                Shard(
+                    each["ShardId"],
+                    each.get("ParentShardId"),
+                    "EndingSequenceNumber" in each["SequenceNumberRange"],
+                    each.get("AdjacentParentShardId"),
+                )
+                for each in answer["Shards"]
+            ]
+            token = answer.get("NextToken")
+            if not token:
+                return
+            asked = {"NextToken": token}
+        raise Terminal(
+            f"{arn} lists more than {SHARD_PAGES_MAX} pages of shards.",
+            "No such stream is known; report this.",
+        )
+
+    def iterator(self, stream_arn: str, shard: str, after: str | None) -> str:
+        """An iterator after the sequence number `after`; without one as the class says. What has
+        expired since is skipped without a word: coverage is proven by the times of passes.
+
+        Raises SourceMissing for a shard that is gone.
+        https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetShardIterator.html
+        """
+        place: dict[str, Any] = {"ShardIteratorType": "TRIM_HORIZON"}
+        if after:
+            place = {
+                "ShardIteratorType": "AFTER_SEQUENCE_NUMBER",
+                "StartingSequenceNumber": after,
+            }
+        elif self._begins_at is not None:
+            place = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": self._begins_at}
+        self.calls += 1
+        self._arn = _arn_of(stream_arn)
+        answer = call(
+            self._aws.client("kinesis").get_shard_iterator,
+            "kinesis:GetShardIterator",
+            f"shard {shard} of {stream_arn}",
+            self._aws.region,
+            StreamARN=self._arn,
+            ShardId=shard,
+            **place,
+        )
+        return str(answer["ShardIterator"])
+
+    def read(self, iterator: str, shard: str, limit: int = RECORDS_PER_CALL) -> RecordPage:
+        """The next page (at most 10,000 records or 10 MB, of all tables). An empty page is not the
+        end; `at_tip` says whether it was. Its lines are the records as they came, with their
+        sequence number in the member tailrace.model.SEQUENCE.
+
+        Raises IteratorExpired; Terminal where records were aggregated, or cannot be decrypted.
+        https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html
+        """
+        self.calls += 1
+        try:
+            answer = call(
+                self._aws.client("kinesis").get_records,
+                "kinesis:GetRecords",
+                f"shard {shard}",
+                self._aws.region,
+                StreamARN=self._arn,
+                ShardIterator=iterator,
+                Limit=limit,
+            )
+        except Terminal as error:
+            if code_of(error) == "ExpiredIteratorException":
+                raise IteratorExpired(f"The iterator of shard {shard} has expired.") from error
+            raise _undecrypted(error) or error from error
+        body = _bodies.decode(answer[RAW_BODY])
+        lines: list[bytes] = []
+        times: list[datetime] = []
+        for record in body.Records:
+            change = self._mine(record, shard)
+            if change is not None:
+                lines.append(_line(record))
+                times.append(_time(change))
+        return RecordPage(
+            lines=b"".join(lines),
+            count=len(lines),
+            last_position=body.Records[-1].SequenceNumber if body.Records else None,
+            oldest=min(times, default=None),
+            newest=max(times, default=None),
+            next_iterator=body.NextShardIterator,
+            at_tip=None if body.MillisBehindLatest is None else body.MillisBehindLatest == 0,
+            bytes=sum(len(record.Data) for record in body.Records),
+        )
+
+    def whole(self, page: RecordPage) -> RecordPage:
+        """The page as it is: its records carry whole items."""
+        return page
+
+    def _mine(self, record: _Data, shard: str) -> _Change | None:
+        """What a record of the table tells; any other is counted."""
+        if len(record.SequenceNumber) > SEQUENCE_DIGITS:
+            raise Terminal(
+                f"Shard {shard} has the sequence number {record.SequenceNumber}, of more than"
+                f" {SEQUENCE_DIGITS} digits.",
+                "No such number is known; report this.",
+            )
+        if record.Data.startswith(AGGREGATED):
+            raise Terminal(
+                f"Record {record.SequenceNumber} of shard {shard} was aggregated by the Kinesis"
+                " Producer Library (KPL); DynamoDB sends none such, so another program writes to"
+                " this stream, and what is packed in its records cannot be told.",
+                "Give that program a stream of its own. If the records are not this table's, stream"
+                " the table to another stream, and materialize its base again.",
+            )
+        try:
+            found = _records.decode(record.Data)
+        except msgspec.ValidationError:
+            self.foreign["JSON of another kind"] += 1
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.foreign["no JSON"] += 1
+            return None
+        if found.table != self._table:
+            self.tables[found.table] += 1
+            return None
+        self.precisions[found.dynamodb.ApproximateCreationDateTimePrecision] += 1
+        return found.dynamodb
+
+
+def _line(record: _Data) -> bytes:
+    """The record's JSON, one more member at its head, on one line."""
+    rest = record.Data.strip()[1:].replace(b"\n", b" ").replace(b"\r", b" ")
+    return b'{"%s":"%s",%s\n' % (SEQUENCE.encode(), record.SequenceNumber.encode(), rest)
+
+
+def _time(change: _Change) -> datetime:
+    micro = change.ApproximateCreationDateTimePrecision == MICROSECOND
+    return datetime.fromtimestamp(
+        change.ApproximateCreationDateTime / (1_000_000 if micro else 1_000), UTC
+    )
+
+
+def _undecrypted(error: Terminal) -> TailraceError | None:
+    """What it means that a stream's key cannot be used."""
+    code = code_of(error)
+    if code == "KMSThrottlingException":
+        return Retryable(error.message, "AWS asks to slow down; run again.")
+    if code == "KMSAccessDeniedException":
+        return AccessDenied(
+            error.message,
+            "Allow kms:Decrypt on the key of the Kinesis stream (docs/iam.md has the policy).",
+        )
+    if code.startswith("KMS"):
+        return Terminal(
+            error.message,
+            "The key that the Kinesis stream is encrypted with cannot be used: enable it, or give"
+            " the stream another one.",
+        )
+    return None
