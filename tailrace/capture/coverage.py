@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from tailrace.capture.shards import closed_before
 from tailrace.model import BASE_COMPLETE, FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
 
 # DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
@@ -104,6 +105,16 @@ def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list
             if parent not in listed | known
         }
     )
+
+
+def is_younger(shard: str, shards: Sequence[Shard], gap: Gap | None) -> bool:
+    """True where what a shard that is gone held may be younger than an outage's `gap`: a child of
+    it that is listed was not surely born before the gap ends. It is gone before its time, then;
+    what went in time lies in the gap. True where there is no gap, as well."""
+    if gap is None:
+        return True
+    is_parent = any(each.parent == shard for each in shards)
+    return is_parent and shard not in closed_before(shards, gap.until)
 
 
 def is_older_than_base(head: Head, part: Part) -> bool:

@@ -325,21 +325,22 @@ def _account(
     ]
     gap = coverage.outage(head, now, stream.traits.retention)
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
-    if gap is None:
-        if missed:
-            reason = f"shard {missed[0].id} vanished before it was read to its end"
-            gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in missed])
-        elif parents:
-            reason = f"shard {parents[0]} came and went unseen between two passes"
-            gap = coverage.broken(head, now, reason)
+    unread = [each for each in missed if coverage.is_younger(each.id, shards, gap)]
+    unseen = [each for each in parents if coverage.is_younger(each, shards, gap)]
+    if unread:
+        reason = f"shard {unread[0].id} vanished before it was read to its end"
+        gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in unread])
+    elif unseen:
+        reason = f"shard {unseen[0]} came and went unseen between two passes"
+        gap = coverage.broken(head, now, reason)
     if gap is None and not lost:
         return head
     # From here on the ledger knows them, as ended: the next pass misses none of them again.
-    unseen = [_part(epoch, parent) for parent in parents]
     ends = [
         PartProgress(part, head.positions[part].at, head.positions[part].at, True, 0, 0)
         for part in lost
-    ] + [PartProgress(part, None, None, True, 0, 0) for part in unseen]
+    ]
+    ends += [PartProgress(_part(epoch, parent), None, None, True, 0, 0) for parent in parents]
     log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
     return log.head(model).of(epoch)
 
