@@ -5,10 +5,13 @@ cannot be drained leaves only its own models unbuilt."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 
 import dagster as dg
 
 from assets import names
+from assets.maintenance import OP as MAINTENANCE
+from assets.maintenance import build_maintenance_op
 from assets.reconciliation import JOB as RECONCILE
 from tailrace.config import Table
 
@@ -19,6 +22,9 @@ executor = dg.in_process_executor.configured(
 BOOTSTRAP = "bootstrap"
 MINUTE = "minute"
 DBT_TESTS = "dbt_tests"
+
+# The hour, in UTC, of the maintenance that does everything.
+FULL_HOUR = 3
 
 
 def build_jobs(tables: Sequence[Table]) -> tuple[dg.JobDefinition, ...]:
@@ -54,12 +60,42 @@ def build_jobs(tables: Sequence[Table]) -> tuple[dg.JobDefinition, ...]:
             description="Compares the warehouse with the DynamoDB tables, each read as its base"
             " is: by a fresh export, or by a scan. Costs money; see docs/operations.md.",
         ),
+        _maintenance_job(),
     )  # type: ignore[return-value]
 
 
+def _maintenance_job() -> dg.JobDefinition:
+    op = build_maintenance_op()
+
+    @dg.job(
+        name=MAINTENANCE,
+        executor_def=executor,
+        description="Keeps the warehouse small and quick: files, snapshots, the ledger.",
+    )
+    def maintenance() -> None:
+        op()
+
+    return maintenance
+
+
+def _maintenance_run(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    full = context.scheduled_execution_time.astimezone(UTC).hour == FULL_HOUR
+    return dg.RunRequest(run_config={"ops": {MAINTENANCE: {"config": {"full": full}}}})
+
+
 def build_schedules() -> list[dg.ScheduleDefinition]:
-    """The schedules: off until someone switches them on."""
+    """The schedules. What costs money, or reads whole tables, is off until someone switches it
+    on."""
     return [
+        dg.ScheduleDefinition(
+            name="maintenance_hourly",
+            job_name=MAINTENANCE,
+            cron_schedule="41 * * * *",
+            execution_fn=_maintenance_run,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Merges small files and expires snapshots each hour, and at"
+            f" {FULL_HOUR:02}:41 UTC does everything that maintenance does. On by default.",
+        ),
         dg.ScheduleDefinition(
             name="dbt_tests_hourly",
             job_name=DBT_TESTS,

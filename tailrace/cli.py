@@ -32,6 +32,8 @@ from tailrace.model import (
     SAMPLE_ITEMS,
     BaseProgress,
     DrainResult,
+    Maintenance,
+    MaintenanceStep,
     Reconciliation,
     TableStatus,
 )
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
             sample: int = ...,
             max_rcu: float | None = None,
         ) -> Reconciliation: ...
+
+        def maintain(
+            self, *, full: bool = ..., tell: Callable[[MaintenanceStep], None] = ...
+        ) -> Maintenance: ...
 
 
 DEBUG_VARIABLE = "TAILRACE_DEBUG"
@@ -470,6 +476,45 @@ def reconcile(
     else:
         print_reconciliation(result)
     if not result.is_equal:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def maintain(
+    ctx: typer.Context,
+    format: Annotated[StatusFormat, typer.Option("--format", "-f")] = StatusFormat.table,
+    config: ConfigOption = None,
+) -> None:
+    """Keep the warehouse small and quick: merge files, expire snapshots, clean up.
+
+    Dagster does it each hour by itself; without Dagster, run it daily. It may run beside anything,
+    and be interrupted: what it did stays done. Exit code 1 where some of it failed.
+
+    --format json gives an object with seconds, failures, steps (name, done, seconds), and before
+    and after: tables, snapshots, old_files and catalog_bytes."""
+    from tailrace.console import Reporter, print_maintenance
+
+    parts: Parts = ctx.obj
+    settings = parts.config(config)
+    if not _warehouse_exists(settings):
+        raise Terminal(
+            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
+            "Run `tailrace sync` first, or name another configuration with --config.",
+        )
+    with (
+        _kept_to_stderr(),
+        Reporter() as reporter,
+        _interruptible(reporter, "What was done stays done; the same command goes on."),
+        parts.engine(settings) as engine,
+    ):
+        result = engine.maintain(
+            tell=lambda step: reporter.tell(f"{step.name}: {step.done:,} in {step.seconds:.1f} s")
+        )
+    if format is StatusFormat.json:
+        typer.echo(json.dumps(asdict(result), indent=2))
+    else:
+        print_maintenance(result)
+    if result.failures:
         raise typer.Exit(FAILED)
 
 

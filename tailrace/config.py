@@ -141,6 +141,15 @@ class Warehouse(_Settings):
         le=1024,
     )
 
+    keep_snapshots_days: Annotated[int, Number] = _field(
+        "a whole number of days from 1",
+        "How far back queries may ask for the warehouse as it was (AT TIMESTAMP). Each day keeps "
+        "the files that its minutes replaced. History and as_of need none of them.",
+        1,
+        ge=1,
+        le=3650,
+    )
+
     @property
     def catalog_kind(self) -> Literal["sqlite", "postgres"]:
         """Which database holds the catalog."""

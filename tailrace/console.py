@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tailrace.model import BaseProgress, Reconciliation, TableStatus, gap_text
+from tailrace.model import BaseProgress, Maintenance, Reconciliation, TableStatus, gap_text
 from tailrace.tabular import Column, plain_text
 
 PROGRESS_LINE_SECONDS = 10.0
@@ -145,6 +145,35 @@ def _differences(result: Reconciliation) -> Table:
         cells = (kind, each.key, each.source, each.warehouse)
         table.add_row(*(Text(visible("(not there)" if c is None else c)) for c in cells))
     return table
+
+
+def print_maintenance(result: Maintenance) -> None:
+    """The sizes before and after on standard output, and what failed."""
+    was = {each.name: each for each in result.before.tables}
+    table = Table()
+    for name in ("", "rows", "files before", "files after", "MB before", "MB after"):
+        table.add_column(name, justify="right" if name else "left")
+    for each in result.after.tables:
+        before = was.get(each.name, each)
+        files = (before.files + before.delete_files, each.files + each.delete_files)
+        table.add_row(
+            each.name,
+            f"{each.rows:,}",
+            *(f"{n:,}" for n in files),
+            *_mega(before.bytes, each.bytes),
+        )
+    table.add_section()
+    old, new = result.before, result.after
+    table.add_row("kept for old snapshots", "", f"{old.old_files:,}", f"{new.old_files:,}")
+    table.add_row("snapshots", "", f"{old.snapshots:,}", f"{new.snapshots:,}")
+    table.add_row("catalog", "", "", "", *_mega(old.catalog_bytes, new.catalog_bytes))
+    standard_output().print(table)
+    for failure in result.failures:
+        note(f"failed: {visible(failure)}", style="red")
+
+
+def _mega(*sizes: int) -> list[str]:
+    return [f"{each / 10**6:,.1f}" for each in sizes]
 
 
 def visible(text: str) -> str:

@@ -12,11 +12,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tailrace.capture import bootstrap, coverage, drain, reconcile
@@ -25,6 +25,7 @@ from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
 from tailrace.errors import ConfigError, Retryable, SourceMissing, Terminal
+from tailrace.lake import maintenance
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
@@ -36,6 +37,8 @@ from tailrace.model import (
     DrainResult,
     Epoch,
     Head,
+    Maintenance,
+    MaintenanceStep,
     Part,
     PartProgress,
     PassRecord,
@@ -436,6 +439,26 @@ class Engine:
                 shown=DIFFERENCES_SHOWN,
                 patience_seconds=patience_seconds,
             )
+
+    def maintain(
+        self,
+        *,
+        full: bool = True,
+        limits: maintenance.Limits | None = None,
+        tell: Callable[[MaintenanceStep], None] = lambda _: None,
+    ) -> Maintenance:
+        """Keeps the warehouse small and quick; see tailrace.lake.maintenance.maintain.
+
+        May run at any time, beside anything, and be killed at any point. What fails stands in the
+        result's `failures`."""
+        keep = timedelta(days=self.config.warehouse.keep_snapshots_days)
+        return maintenance.maintain(
+            self.config.warehouse,
+            limits or maintenance.Limits(keep),
+            full=full,
+            stopped=self.stop.is_set,
+            tell=tell,
+        )
 
     # --------------------------------------------------------------------------------- state
 

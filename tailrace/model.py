@@ -634,3 +634,61 @@ class TableStatus:
     closes_gaps: bool = False
     idle_reads_a_day: int = 0
     delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """A table of the warehouse as it is now. `name` is schema.table; `inlined_rows` of its rows
+    wait in the catalog, the rest is in `files`; `bytes` are those of both kinds of files."""
+
+    name: str
+    rows: int
+    inlined_rows: int
+    files: int
+    delete_files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The warehouse now. `old_files` are kept for older snapshots and for queries that run."""
+
+    tables: tuple[TableSize, ...]
+    snapshots: int
+    old_files: int
+    catalog_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Of all tables."""
+        return sum(each.rows for each in self.tables)
+
+    @property
+    def files(self) -> int:
+        """Data files and delete files that a query of all tables reads."""
+        return sum(each.files + each.delete_files for each in self.tables)
+
+    @property
+    def bytes(self) -> int:
+        """Of these files."""
+        return sum(each.bytes for each in self.tables)
+
+
+@dataclass(frozen=True)
+class MaintenanceStep:
+    """What a step has done: how many rows, files or snapshots it is done with."""
+
+    name: str
+    done: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """One run of maintenance: the sizes before and after, its steps, and what failed, in words."""
+
+    before: Sizes
+    after: Sizes
+    steps: tuple[MaintenanceStep, ...]
+    failures: tuple[str, ...]
+    seconds: float

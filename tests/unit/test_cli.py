@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,11 @@ from tailrace.model import (
     Differences,
     DrainResult,
     Gap,
+    Maintenance,
+    MaintenanceStep,
     Reconciliation,
+    Sizes,
+    TableSize,
     TableStatus,
 )
 from tailrace.transform.generate import CREATED, EDITED, UNCHANGED, UPDATED, Written
@@ -114,6 +118,17 @@ class FakeEngine:
     def unmerged(self, models: Sequence[str]) -> list[str]:
         return list(models)
 
+    def maintain(
+        self, *, full: bool = True, tell: Callable[[MaintenanceStep], None] = lambda _: None
+    ) -> Maintenance:
+        step = MaintenanceStep("files", 12, 0.5)
+        tell(step)
+        before, after = (
+            Sizes((TableSize("changes.orders", 500, 0, files, 0, 10**7),), snapshots, 7, 10**6)
+            for files, snapshots in ((14, 900), (2, 3))
+        )
+        return Maintenance(before, after, (step,), self.parts.maintenance_failures, 0.6)
+
     def reconcile(
         self,
         model: str,
@@ -143,6 +158,7 @@ class FakeParts(Parts):
         self.bases: list[tuple[str, bool]] = []
         self.reconciled: list[tuple[str, str | None, int, float | None]] = []
         self.reconcile_fails: Exception | None = None
+        self.maintenance_failures: tuple[str, ...] = ()
         self.found = EQUAL
         self.files: list[Written] = []
         self.gaps: tuple[Gap, ...] = ()
@@ -371,6 +387,25 @@ def test_a_failure_beside_a_running_base_ends_the_command_at_once(folder: Path) 
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "Error: No permission.\nWhat to do: Ask.\n" in done.stderr
     assert time.monotonic() - began < 30
+
+
+# ------------------------------------------------------------------------------------- maintain
+
+
+def test_maintain_shows_what_it_did_and_exits_1_where_some_of_it_failed(folder: Path) -> None:
+    (folder / "warehouse").mkdir()
+    (folder / "warehouse" / "catalog.sqlite").touch()
+    parts = FakeParts()
+    shown = run("maintain", parts=parts)
+    assert shown.exit_code == 0
+    assert "files: 12 in 0.5 s" in shown.stderr
+    assert "changes.orders" in shown.stdout
+    as_json = json.loads(run("maintain", "--format", "json", parts=parts).stdout)
+    assert (as_json["before"]["snapshots"], as_json["after"]["snapshots"]) == (900, 3)
+    parts.maintenance_failures = ("files: out of \x1b[2J memory",)
+    failed = run("maintain", parts=parts)
+    assert failed.exit_code == 1
+    assert "files: out of \\x1b[2J memory" in failed.stderr
 
 
 # ------------------------------------------------------------------------------------ reconcile

@@ -20,6 +20,7 @@ from dagster._core.launcher import WorkerStatus
 from assets import manifest, names
 from assets.coverage import coverage_result
 from assets.freshness import ERROR_SECONDS, WARN_SECONDS, freshness_result
+from assets.maintenance import maintenance_metadata
 from assets.manifest import manifest_for
 from assets.metadata import base_metadata, changes_metadata, failure, progress_text
 from assets.reconciliation import reconciliation_result
@@ -34,8 +35,12 @@ from tailrace.model import (
     Differences,
     DrainResult,
     Gap,
+    Maintenance,
+    MaintenanceStep,
     PassRecord,
     Reconciliation,
+    Sizes,
+    TableSize,
     TableStatus,
 )
 
@@ -145,6 +150,34 @@ def test_a_reconciliation_is_part_of_its_own_job_and_of_no_other(defs: dg.Defini
     assert op is not None
     schedule = defs.resolve_schedule_def("reconcile_weekly")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+
+
+def test_maintenance_is_on_each_hour_among_the_merges_and_does_everything_once_a_day(
+    defs: dg.Definitions,
+) -> None:
+    job = defs.resolve_job_def("maintenance")
+    assert [node.definition.pool for node in job.nodes] == ["merge"]
+    schedule = defs.resolve_schedule_def("maintenance_hourly")
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    full = {}
+    for hour in range(24):
+        at = datetime(2026, 11, 26, hour, 41, tzinfo=UTC)
+        with dg.build_schedule_context(scheduled_execution_time=at) as context:
+            [request] = schedule.evaluate_tick(context).run_requests or []
+        full[hour] = request.run_config["ops"]["maintenance"]["config"]["full"]
+    assert [hour for hour, value in full.items() if value] == [3]
+
+
+def test_maintenance_shows_sizes_before_and_after() -> None:
+    table = TableSize("changes.orders", 500, 0, 14, 3, 10**7)
+    before = Sizes((table,), 900, 7, 10**6)
+    after = Sizes((replace(table, files=2, delete_files=0),), 3, 0, 10**5)
+    metadata = maintenance_metadata(
+        Maintenance(before, after, (MaintenanceStep("files", 14, 0.5),), (), 0.6)
+    )
+    assert (metadata["files before"], metadata["files after"]) == (17, 2)
+    assert (metadata["snapshots before"], metadata["snapshots after"]) == (900, 3)
+    assert metadata["tables"].records[0].data["files after"] == 2
 
 
 def test_production_wants_a_manifest_that_was_built_before(
