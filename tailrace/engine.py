@@ -327,6 +327,13 @@ class Engine:
         stream = source.open(head, epoch)
         if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
             drain.note_regained(self._log, self._clock, config.model)
+        is_its = source.traits.ends
+
+        def still_its() -> bool:
+            nonlocal is_its
+            is_its = is_its or self._is_followed(config, epoch)
+            return is_its
+
         with self._folder() as folder:
             result = drain.drain(
                 self._log,
@@ -338,9 +345,9 @@ class Engine:
                 Stop(self.stop),
                 config.stream.freshness_seconds if thrifty else 0.0,
                 epoch,
-                lambda: source.traits.ends or self._is_followed(config, epoch),
+                still_its,
             )
-        if not result.ended or epoch is not head.epoch:
+        if (is_its and not result.ended) or epoch is not head.epoch:
             return result
         described = self._described(config)
         followed = self._as_followed(config, epoch, described) if described else None
