@@ -109,6 +109,40 @@ def drain(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]:
     return _wire("drain", folder, tailrace_side.drain_stream, by_hand, size.pairs, 15, tell)
 
 
+def firehose(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]:
+    """Delivered objects to the change log, beside the export loader on as many bytes."""
+    folder = cache / f"delivered-{size.records}-{size.export_files}"
+    exported = cache / f"export-{size.records * 2}-{size.export_files}"
+    tell(f"firehose: {size.records:,} records in {size.export_files} objects")
+    items.delivered_objects(folder, size.records, size.export_files)
+    items.export_files(exported, size.records * 2, size.export_files)
+    ours, theirs = [], []
+    for number in range(size.pairs):
+        tell(f"firehose: pair {number + 1} of {size.pairs}")
+        ours.append(in_child(tailrace_side.read_deliveries, folder=str(folder)))
+        theirs.append(in_child(tailrace_side.load_export, folder=str(exported), repeat=1))
+    rates = [run["bytes"] / run["wall"] / 1e6 for run in ours]
+    export_rates = [run["bytes"] / run["wall"] / 1e6 for run in theirs]
+    ratios = [a / b for a, b in zip(rates, export_rates, strict=True)]
+    cpu = [
+        (a["cpu"] / a["bytes"]) / (b["cpu"] / b["bytes"]) for a, b in zip(ours, theirs, strict=True)
+    ]
+    records = [run["rows"] / run["wall"] for run in ours]
+    peaks = [run["peak_mb"] for run in ours]
+    note = f"{ours[0]['rows']:,} records with both images"
+    return [
+        _figure("firehose", "rate", records, "records/s", note=note),
+        _figure("firehose", "rate in bytes of JSON", rates, "MB/s"),
+        _figure("firehose", "the export loader's", export_rates, "MB/s"),
+        _figure(
+            "firehose", "rate, times export's", ratios, "×", "≥ 1", median(ratios) >= 1
+        ),
+        _figure("firehose", "CPU of a byte, times export's", cpu, "×"),
+        _figure("firehose", "CPU of a record", [_micro(run) for run in ours], "µs"),
+        _figure("firehose", "peak memory", peaks, "MB"),
+    ]  # fmt: skip
+
+
 def _wire(
     bench: str,
     folder: Path,

@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import random
+import uuid
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -92,6 +93,18 @@ class Items:
             f'"SizeBytes":1700,"StreamViewType":"NEW_AND_OLD_IMAGES"}}}}'
         )
 
+    def kinesis_record(self, number: int) -> str:
+        """A record of an item as DynamoDB sends it to Kinesis, with both images."""
+        bits = self._random.getrandbits(128)
+        return (
+            f'{{"awsRegion":"us-east-1","eventID":"{uuid.UUID(int=bits)}","eventName":"MODIFY",'
+            f'"userIdentity":null,"recordFormat":"application/json","tableName":"bench",'
+            f'"dynamodb":{{"ApproximateCreationDateTime":{_START * 1_000_000 + number},'
+            f'"Keys":{self.key(number)},"NewImage":{self.item(number, 1)},'
+            f'"OldImage":{self.item(number)},"SizeBytes":1700,'
+            f'"ApproximateCreationDateTimePrecision":"MICROSECOND"}},"eventSource":"aws:dynamodb"}}'
+        )
+
 
 def scan_pages(folder: Path, items: int, per_page: int = 1_000) -> None:
     """Writes `items` as pages for the replay server, where they are not there yet."""
@@ -121,6 +134,25 @@ def record_pages(folder: Path, records: int, per_page: int = 800) -> None:
             for start in range(0, records, per_page)
         ],
     )
+
+
+def delivered_objects(folder: Path, records: int, objects: int) -> None:
+    """Writes `records` as objects that Firehose delivered (gz, back to back), where they are not
+    there yet."""
+    if (folder / "whole").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = [records * number // objects for number in range(objects + 1)]
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(_delivered_object, [folder] * objects, bounds[:-1], bounds[1:]))
+    (folder / "whole").touch()
+
+
+def _delivered_object(folder: Path, start: int, end: int) -> None:
+    made = Items(start)
+    text = "".join(made.kinesis_record(number) for number in range(start, end))
+    body = gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    (folder / f"{start:012d}.gz").write_bytes(body)
 
 
 def _pages(folder: Path, pages: list[str]) -> None:

@@ -17,13 +17,15 @@ from typing import Any
 from bench.items import KEY
 from bench.measure import stopwatch
 from bench.replay import CREDENTIALS, STREAM_ARN
-from tailrace.capture import bootstrap, drain
+from tailrace.capture import bootstrap, deliveries, drain
 from tailrace.config import AwsConfig, Warehouse
 from tailrace.errors import Terminal
+from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import unpack
+from tailrace.sources.firehose import FirehoseObjects
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
 
@@ -120,7 +122,7 @@ def load_export(folder: str, repeat: int) -> dict[str, Any]:
         bootstrap.open_export_epoch(run, TABLE, export)
         with stopwatch() as spent:
             result = bootstrap.read_export(run, export, TABLE)
-        return {"rows": _landed(run, result.items)} | spent
+        return {"rows": _landed(run, result.items), "bytes": result.bytes} | spent
 
 
 def scan(endpoint: str) -> dict[str, Any]:
@@ -147,6 +149,44 @@ def drain_stream(endpoint: str) -> dict[str, Any]:
             result = drain.drain(run.log, DynamoDbStream(aws), run.clock, MODEL, BUDGET, run.folder)
         assert result.reached_tip, result
         return {"rows": _landed(run, result.rows)} | spent
+
+
+class LocalBucket:
+    """S3 as far as delivered objects need it: they lie in a folder."""
+
+    region = "local"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def client(self, service: str) -> LocalBucket:
+        return self
+
+    def list_objects_v2(self, **_: Any) -> dict[str, Any]:
+        files = sorted(self._folder.glob("*.gz"))
+        now = datetime.now(UTC)
+        return {
+            "Contents": [
+                {"Key": path.name, "Size": path.stat().st_size, "LastModified": now}
+                for path in files
+            ]
+        }
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        return {"Body": (self._folder / Key).open("rb")}
+
+
+def read_deliveries(folder: str) -> dict[str, Any]:
+    """Reads delivered objects into the change log."""
+    bucket: Any = LocalBucket(Path(folder))
+    delay = deliveries.Delay(timedelta(minutes=20), timedelta(hours=24))
+    with _run() as run:
+        bootstrap.open_scan_epoch(run, TABLE, SEGMENTS, consistent=False)
+        source = FirehoseObjects(bucket, TABLE.name, "local", "", record_lines)
+        with stopwatch() as spent:
+            result = deliveries.drain(run.log, source, run.clock, MODEL, BUDGET, run.folder, delay)
+        assert result.reached_tip, result
+        return {"rows": _landed(run, result.rows), "bytes": result.bytes} | spent
 
 
 def _landed(run: bootstrap.Bootstrap, said: int) -> int:

@@ -19,6 +19,7 @@ import msgspec
 from sandbox.clock import Clock
 from sandbox.errors import AwsError, table_not_found, validation
 from sandbox.exports import SECOND, Export, Exports, PutObject
+from sandbox.firehose import DeliveryStream
 from sandbox.kinesis import Kinesis, data_of, partition_key_of
 from sandbox.streams import Change, Stream, parse_iterator
 from sandbox.tables import ACCOUNT, Destination, Table
@@ -62,6 +63,7 @@ class Dynamo:
         self.clock = clock
         self.lock = threading.RLock()
         self.settings = Settings()
+        self.put_object = put_object
         self.exports = Exports(clock, self.lock, put_object)
         self.faults: list[Fault] = []
         self.kinesis = Kinesis(clock)
@@ -69,6 +71,7 @@ class Dynamo:
         self.deliver_to_moto: Callable[[str, bytes, str], None] = self._put_to_kinesis
         self._tables: dict[tuple[str, str], Table] = {}
         self._deleted_streams: list[Stream] = []
+        self._deliveries: dict[tuple[str, str], DeliveryStream] = {}
         self._reads = 0
 
     def answer(self, operation: str, region: str, body: Body) -> bytes:
@@ -132,6 +135,28 @@ class Dynamo:
             for key in keys:
                 found.delete(key, self.clock.tick(), by_ttl=True)
             return len(keys)
+
+    def deliver_to_s3(
+        self,
+        stream: str,
+        bucket: str,
+        prefix: str = "",
+        objects: int = 1,
+        compression: str = "GZIP",
+        newlines: bool = False,
+        region: str = "us-east-1",
+    ) -> list[str]:
+        """Puts what came to a Kinesis stream since the last time into `objects` objects, as a
+        Firehose behind it does. Returns their keys."""
+        with self.lock:
+            place = self._deliveries.setdefault((bucket, prefix), DeliveryStream("sandbox", prefix))
+            place.compression, place.newlines = compression, newlines
+            records = place.take(self.kinesis.streams[region, stream])
+            keys = []
+            for number in range(objects):
+                keys.append(place.key(self.clock.tick()))
+                self.put_object(bucket, keys[-1], place.packed(records[number::objects]))
+            return keys
 
     # Tables
 

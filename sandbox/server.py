@@ -17,6 +17,7 @@ import sys
 import threading
 import urllib.request
 import zlib
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
@@ -30,7 +31,7 @@ from sandbox.errors import AwsError, SandboxError, validation
 from sandbox.exports import NoSuchBucketError
 
 CREDENTIALS = {"aws_access_key_id": "AKIASANDBOX", "aws_secret_access_key": "sandbox"}
-CONTROLS = ("set", "fault", "advance", "divide", "expire_items")
+CONTROLS = ("set", "fault", "advance", "divide", "expire_items", "deliver_to_s3")
 REFUSED_KEYS = {
     "AKIAEXPIRED": (
         "ExpiredTokenException",
@@ -130,7 +131,7 @@ def make_server(port: int) -> Any:
     from werkzeug.serving import ThreadedWSGIServer
 
     clock = Clock()
-    dynamo = Dynamo(clock, _put_object)
+    dynamo = Dynamo(clock, lambda *put: _put_object(clock, *put))
     dynamo.deliver_to_moto = _put_to_moto
 
     class Handler(MotoRequestHandler):
@@ -277,7 +278,7 @@ def _put_to_moto(arn: str, data: bytes, partition_key: str) -> None:
     backend.put_record(arn, None, partition_key, "", text)  # type: ignore[arg-type]
 
 
-def _put_object(bucket: str, key: str, content: bytes) -> None:
+def _put_object(clock: Clock, bucket: str, key: str, content: bytes) -> None:
     from moto.s3.models import s3_backends
 
     from sandbox.tables import ACCOUNT
@@ -285,7 +286,8 @@ def _put_object(bucket: str, key: str, content: bytes) -> None:
     backend = s3_backends[ACCOUNT]["aws"]
     if bucket not in backend.buckets:
         raise NoSuchBucketError(bucket)
-    backend.put_object(bucket_name=bucket, key_name=key, value=content)
+    stored = backend.put_object(bucket_name=bucket, key_name=key, value=content)
+    stored.last_modified = datetime.fromtimestamp(clock.now() / 1_000_000, UTC).replace(tzinfo=None)
 
 
 if __name__ == "__main__":

@@ -257,6 +257,12 @@ def _plain_prefix(value: str) -> str:
     return value.rstrip("/")
 
 
+def _exact_prefix(value: str) -> str:
+    if value.startswith("/") or "://" in value:
+        raise PydanticCustomError("prefix", "not a key prefix")
+    return value
+
+
 class ExportBase(_Settings):
     """A base read from a point-in-time export to S3: no read capacity, needs PITR."""
 
@@ -365,13 +371,34 @@ class FirehoseConfig(StreamConfig):
         "The S3 bucket that Firehose delivers to.",
     )
     prefix: str = _field(
-        "a key prefix without a leading slash, or nothing",
-        "What its keys begin with, before the year.",
+        "the S3 prefix of the delivery stream, without a leading slash, or nothing",
+        "Exactly what the delivery stream has: with its last slash, and its !{timestamp:…} forms. "
+        "Where it names no time, Firehose appends YYYY/MM/dd/HH/.",
         "",
+    )
+    delivery_seconds: Annotated[float, Number] = _field(
+        "a number of seconds from 0 to 86400",
+        "Within which time a change surely is in the bucket: what a pass proves lags so far "
+        "behind, and an epoch goes live so long after its base. Firehose buffers for up to 15 "
+        "minutes.",
+        1200.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    late_hours: Annotated[float, Number] = _field(
+        "a number of hours from 1 to 168",
+        "How late an object may come under an old key: each list begins so long before the "
+        "newest object. Firehose tries for as long as its Kinesis stream keeps records: usually "
+        "24 hours.",
+        24.0,
+        ge=1,
+        le=168,
+        allow_inf_nan=False,
     )
 
     _bucket = field_validator("bucket")(_bare_bucket)
-    _prefix = field_validator("prefix")(_plain_prefix)
+    _prefix = field_validator("prefix")(_exact_prefix)
 
 
 class RepairConfig(_Settings):

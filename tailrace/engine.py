@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tailrace.capture import bootstrap, coverage, drain, reconcile
+from tailrace.capture import bootstrap, coverage, deliveries, drain, reconcile
 from tailrace.capture.ports import StreamSource
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
@@ -27,6 +27,7 @@ from tailrace.config import Config, ExportBase, ScanBase, Table
 from tailrace.errors import ConfigError, Retryable, SourceMissing, Terminal
 from tailrace.lake import maintenance
 from tailrace.lake.comparison import Comparison
+from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
@@ -49,6 +50,7 @@ from tailrace.model import (
 )
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
+from tailrace.sources.firehose import FirehoseSource
 from tailrace.sources.registry import stream_source
 from tailrace.sources.scan import TableScan
 from tailrace.sources.tables import describe_table, point_in_time_recovery
@@ -227,7 +229,7 @@ class Engine:
         self, config: Table, epoch: Epoch, table: TableDescription
     ) -> TableDescription:
         """The table with the stream that it has now of the kind that an epoch follows."""
-        source = self._kind(config, epoch.source)
+        source = self._kind(config, epoch.source, epoch.stream_arn)
         return retried(lambda: source.describe(table), self._clock)
 
     def _read_to_its_end(self, config: Table, table: TableDescription) -> None:
@@ -286,6 +288,8 @@ class Engine:
     def _shards(self, config: Table, table: TableDescription) -> bootstrap.Shards:
         source, arn = self._kind(config, config.stream.source), table.stream_arn
         assert arn is not None
+        if isinstance(source, FirehoseSource):
+            return ()
 
         def since(begins_at: datetime | None) -> list[Shard]:
             return retried(lambda: source.listing(arn, begins_at).shards(arn), self._clock)
@@ -324,38 +328,47 @@ class Engine:
     def _pass(self, config: Table, head: Head, epoch: Epoch, thrifty: bool) -> DrainResult:
         """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
         source = self._kind(config, epoch.source)
-        stream = source.open(head, epoch)
         if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
             drain.note_regained(self._log, self._clock, config.model)
-        is_its = source.traits.ends
+        budget = drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes))
+        stop, log, model = Stop(self.stop), self._log, config.model
 
-        def still_its() -> bool:
-            nonlocal is_its
-            is_its = is_its or self._is_followed(config, epoch)
-            return is_its
+        def is_its() -> bool:
+            return source.traits.ends or self._is_followed(config, epoch)
 
         with self._folder() as folder:
-            result = drain.drain(
-                self._log,
-                stream,
-                self._clock,
-                config.model,
-                drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes)),
-                folder,
-                Stop(self.stop),
-                config.stream.freshness_seconds if thrifty else 0.0,
-                epoch,
-                still_its,
-            )
-        if (is_its and not result.ended) or epoch is not head.epoch:
+            if isinstance(source, FirehoseSource):
+                delay = deliveries.Delay(source.delivery, source.late)
+                objects = source.open(head, epoch)
+                result = deliveries.drain(
+                    log, objects, self._clock, model, budget, folder, delay, stop, epoch, is_its
+                )
+            else:
+                stream = source.open(head, epoch)
+                freshness = config.stream.freshness_seconds if thrifty else 0.0
+                result = drain.drain(
+                    log,
+                    stream,
+                    self._clock,
+                    model,
+                    budget,
+                    folder,
+                    stop,
+                    freshness,
+                    epoch,
+                    is_its,
+                )
+        if not result.ended or epoch is not head.epoch:
             return result
         described = self._described(config)
         followed = self._as_followed(config, epoch, described) if described else None
         gaps = drain.note_replaced(self._log, self._clock, config.model, followed)
         return replace(result, gaps=tuple(gaps))
 
-    def _kind(self, config: Table, name: str) -> StreamSource:
-        return stream_source(self._aws, config, name)
+    def _kind(
+        self, config: Table, name: str, stream_arn: str | None = None
+    ) -> StreamSource | FirehoseSource:
+        return stream_source(self._aws, config, name, record_lines, stream_arn)
 
     def _is_followed(self, config: Table, epoch: Epoch) -> bool:
         """Whether the table's changes still go to the stream that an epoch follows."""
@@ -389,8 +402,16 @@ class Engine:
     def _due(self, config: Table) -> str:
         head, freshness = self._log.head(config.model), config.stream.freshness_seconds
         for epoch in filter(None, (head.epoch, head.beside)):
-            stream = self._kind(config, epoch.source).open(head, epoch)
-            why = drain.due(self._log, stream, self._clock, config.model, freshness, epoch)
+            source, model = self._kind(config, epoch.source), config.model
+            if isinstance(source, FirehoseSource):
+                delay = deliveries.Delay(source.delivery, source.late)
+                objects = source.open(head, epoch)
+                why = deliveries.due(
+                    self._log, objects, self._clock, model, freshness, delay, epoch
+                )
+            else:
+                stream = source.open(head, epoch)
+                why = drain.due(self._log, stream, self._clock, model, freshness, epoch)
             if why:
                 return why
         return ""

@@ -31,6 +31,7 @@ ERAS_MAX = 8
 
 
 DYNAMODB_STREAMS = "dynamodb_streams"
+FIREHOSE = "firehose"
 KEYS_ONLY = "KEYS_ONLY"  # a view: records carry no item
 
 

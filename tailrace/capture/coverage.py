@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from tailrace.capture.shards import closed_before
 from tailrace.model import BASE_COMPLETE, FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
 
 # DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
@@ -63,19 +64,14 @@ def is_covered(head: Head, lost: Gap) -> bool:
     return any(_covers(epoch, lost) for epoch in live or head.epochs[-1:])
 
 
-def outage(
-    head: Head,
-    now: datetime,
-    retention: timedelta = RETENTION,
-    late: timedelta = timedelta(0),
-) -> Gap | None:
+def outage(head: Head, now: datetime, retention: timedelta = RETENTION) -> Gap | None:
     """The gap that passes too far apart leave: records may have come and gone in it without a
-    trace, whole shards included. A record that came in it may be `late`, its change older."""
+    trace, whole shards included."""
     since, in_time = accounted_until(head), retention - RETENTION_MARGIN
     if since is None or now - since <= in_time:
         return None
     return Gap(
-        max([since - late, *(gap.until for gap in head.gaps)]),
+        since,
         now - in_time,
         now,
         f"no pass over the stream was complete for {_hours(now - since)}; it keeps"
@@ -111,6 +107,16 @@ def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list
     )
 
 
+def is_younger(shard: str, shards: Sequence[Shard], gap: Gap | None) -> bool:
+    """True where what a shard that is gone held may be younger than an outage's `gap`: a child of
+    it that is listed was not surely born before the gap ends. It is gone before its time, then;
+    what went in time lies in the gap. True where there is no gap, as well."""
+    if gap is None:
+        return True
+    is_parent = any(each.parent == shard for each in shards)
+    return is_parent and shard not in closed_before(shards, gap.until)
+
+
 def is_older_than_base(head: Head, part: Part) -> bool:
     """True where what a shard has lost was lost before the base that will be seen: it was known
     before that, and nothing was proven since."""
@@ -138,19 +144,12 @@ def expired_by_age(head: Head, position: Position, now: datetime) -> bool:
     return silent and since is not None and now - since <= IN_TIME
 
 
-def broken(
-    head: Head,
-    now: datetime,
-    reason: str,
-    newest: Iterable[datetime | None] = (),
-    late: timedelta = timedelta(0),
-) -> Gap:
+def broken(head: Head, now: datetime, reason: str, newest: Iterable[datetime | None] = ()) -> Gap:
     """The gap that something lost in the stream itself leaves: since the last proof, or the last
-    change known of what was lost, whichever is older, but after every gap that is known. What was
-    lost may have come `late`."""
+    change known of what was lost, whichever is older, but after every gap that is known."""
     since = accounted_until(head)
     assert since is not None
-    earliest = min([since - late, *filter(None, newest)])
+    earliest = min([since, *filter(None, newest)])
     begins = max([earliest, *(gap.until for gap in head.gaps)])
     # Whoever found the gap before may have been a moment ahead.
     return Gap(min(begins, now), now, now, reason)

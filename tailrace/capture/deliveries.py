@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from tailrace.capture.stop import Stop
 from tailrace.errors import SourceMissing
 from tailrace.model import (
     BASE_COMPLETE,
+    FIREHOSE,
     LIVE,
     Commit,
     Contents,
@@ -43,7 +44,6 @@ from tailrace.model import (
     Staged,
 )
 
-SOURCE = "firehose"
 OBJECTS = "objects"
 
 # What is fetched, and committed, at a time: enough to be quick, and few enough to bound the
@@ -78,6 +78,7 @@ class _Pass:
     position: Position
     deadline: float
     most_bytes: int
+    is_newest: bool
     rows: int = 0
     bytes: int = 0
     objects: int = 0
@@ -94,7 +95,7 @@ class _Pass:
 
 def part_of(stream_arn: str) -> Part:
     """All objects of a delivery stream, as the ledger knows them."""
-    return Part("stream", SOURCE, stream_arn, OBJECTS)
+    return Part("stream", FIREHOSE, stream_arn, OBJECTS)
 
 
 def mark(at: datetime, count: int) -> str:
@@ -120,17 +121,21 @@ def drain(
     folder: Path,
     delay: Delay,
     stop: Stop | None = None,
+    epoch: Epoch | None = None,
+    is_its: Callable[[], bool] = lambda: True,
 ) -> DrainResult:
     """Reads what was delivered and is not read yet, oldest first, within the budget, and commits.
+    `epoch` and `is_its` as in tailrace.capture.drain.drain.
 
     What is lost (an object that is damaged, or was deleted before it was read; what Firehose could
     not process) is stored as a gap, in the commit that notices the object as read. Raises Stale
     where another run drained meanwhile, and what AWS or the warehouse refuse."""
     started = clock.monotonic()
-    head = log.head(model)
-    epoch = head.epoch
+    whole = log.head(model)
+    epoch = epoch or whole.epoch
     if epoch is None:
         return DrainResult(model, None, "none")
+    head = whole.of(epoch)
     part = part_of(epoch.stream_arn)
     run = _Pass(
         log=log,
@@ -144,17 +149,20 @@ def drain(
         position=head.positions.get(part, Position()),
         deadline=started + budget.seconds,
         most_bytes=budget.bytes,
+        is_newest=whole.epoch is not None and whole.epoch.number == epoch.number,
     )
     try:
         new, listed_at = _new(run, head, delay)
     except SourceMissing as error:
         return _gone(run, head, error, started)
     _read(run, new, delay)
+    is_read = run.objects == len(new)
+    is_over = is_read and not is_its()
     record = PassRecord(
         id=uuid.uuid4().hex,
         began_at=listed_at,
         ended_at=clock.aws_now(),
-        complete=run.objects == len(new),
+        complete=is_read and not is_over,
         shards_open=1,
         shards_read=run.objects,
         calls=source.calls,
@@ -164,6 +172,7 @@ def drain(
     # log, and not only those delivered by then.
     live = (
         record.complete
+        and run.is_newest
         and epoch.state == BASE_COMPLETE
         and record.proves_until > epoch.changed_at + CLOCK_SECOND
     )
@@ -176,7 +185,7 @@ def drain(
             pass_record=record,
         ),
     )
-    head = log.head(model)
+    head = log.head(model).of(epoch)
     return DrainResult(
         model=model,
         epoch=epoch.number,
@@ -186,6 +195,7 @@ def drain(
         shards_read=run.objects,
         shards_open=1,
         reached_tip=record.complete,
+        ended=is_over,
         went_live=live,
         gaps=tuple(coverage.open_gaps(head)),
         newest_change=run.newest,
@@ -197,20 +207,30 @@ def drain(
 
 
 def due(
-    log: Log, source: Deliveries, clock: Clock, model: str, freshness: float, delay: Delay
+    log: Log,
+    source: Deliveries,
+    clock: Clock,
+    model: str,
+    freshness: float,
+    delay: Delay,
+    epoch: Epoch | None = None,
 ) -> str:
     """Why a drain is worth a run now, in words; empty if nothing was delivered and the last pass
-    is younger than `freshness` seconds."""
-    head = log.head(model)
-    if head.epoch is None:
+    is younger than `freshness` seconds. `epoch` as in drain."""
+    whole = log.head(model)
+    epoch = epoch or whole.epoch
+    if epoch is None:
         return ""
-    last = head.last_proof
+    head = whole.of(epoch)
+    now, last = clock.aws_now(), head.last_proof
     if last is None:
         return "no pass yet"
-    age = (clock.aws_now() - last.began_at).total_seconds()
+    age = (now - last.began_at).total_seconds()
     if age >= freshness:
         return f"the last pass is {age:.0f} s old"
-    part = part_of(head.epoch.stream_arn)
+    if epoch.state == BASE_COMPLETE and now - epoch.changed_at > delay.delivery + CLOCK_SECOND:
+        return "the base is complete and waits for a pass to go live"
+    part = part_of(epoch.stream_arn)
     position = head.positions.get(part, Position())
     found = _unread(log, source, clock, model, head, part, position, delay)[0]
     return f"new objects: {len(found):,}" if found else ""
@@ -265,7 +285,8 @@ def _new(run: _Pass, head: Head, delay: Delay) -> tuple[list[Delivery], datetime
     since = coverage.accounted_until(head)
     assert since is not None
     # A lifecycle removes the oldest first: where one that was read is left, none is lost.
-    if listed_at - since > coverage.IN_TIME and not any(each.key in read for each in listed):
+    is_out = run.is_newest and listed_at - since > coverage.IN_TIME
+    if is_out and not any(each.key in read for each in listed):
         until = max(since, min([listed_at, *(each.at for each in new)]))
         reason = "no pass for a day, and none of the objects read before is left in the bucket"
         run.log.commit(run.model, Commit(run.epoch, gap=Gap(since, until, listed_at, reason)))
@@ -398,10 +419,10 @@ def _lag(head: Head, clock: Clock) -> float | None:
 def _gone(run: _Pass, head: Head, error: SourceMissing, started: float) -> DrainResult:
     """The result of a pass over a bucket that is gone."""
     reason = f"the bucket of {run.epoch.stream_arn} is gone"
-    if not coverage.is_noted(head, reason):
+    if run.is_newest and not coverage.is_noted(head, reason):
         gap = coverage.broken(head, run.clock.aws_now(), reason)
         run.log.commit(run.model, Commit(run.epoch, gap=gap))
-        head = run.log.head(run.model)
+        head = run.log.head(run.model).of(run.epoch)
     return DrainResult(
         model=run.model,
         epoch=run.epoch.number,
@@ -417,9 +438,9 @@ def _gone(run: _Pass, head: Head, error: SourceMissing, started: float) -> Drain
 def _gap(run: _Pass, lost: Sequence[tuple[Delivery, str]], delay: Delay) -> Gap | None:
     """The gap that lost objects leave, unless one that is open, or a base that is live, covers
     them all. An object holds changes made since a delivery's time before it."""
-    if not lost:
+    if not lost or not run.is_newest:  # else the new base holds it
         return None
-    head = run.log.head(run.model)
+    head = run.log.head(run.model).of(run.epoch)
     now = run.clock.aws_now()
     since = min(each.at for each, _ in lost) - delay.delivery
     if coverage.is_covered(head, Gap(since, max(each.at for each, _ in lost), now, "")):

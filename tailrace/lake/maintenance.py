@@ -59,6 +59,10 @@ COMMITS_A_TABLE = 50
 LEDGER_DAYS = 7
 LEDGER_ROWS = 1_000
 
+# The objects that were read are needed for a week before the newest (stream.late_hours), and a day
+# for times that lie across midnight.
+OBJECTS_DAYS = 8
+
 # A race lost so often in a row: the step is left for the next time.
 ATTEMPTS = 8
 WAIT_SECONDS = 0.2
@@ -331,15 +335,21 @@ class _Upkeep:
 
     def _compact_ledger(self) -> Iterator[int]:
         """Sums up old steps of each part, and forgets old passes. What a head is read from stays:
-        the last row of each part, the last pass, and the last one that was complete."""
+        the last row of each part, the last pass, and the last one that was complete; and so do the
+        names of objects that may be listed again."""
         old = f"landed_at < {value(datetime.now(UTC) - self._limits.ledger)}"
         # A base's part belongs to an epoch; a shard is one part across epochs.
         part = "model, kind, source, origin, part, CASE WHEN kind = 'base' THEN epoch END"
+        # Their position begins with the day of the newest (tailrace.capture.deliveries.mark).
+        newest = f"left(max(position_to) OVER (PARTITION BY {part}), 10)"
+        oldest = f"strftime(TRY_CAST({newest} AS DATE) - {OBJECTS_DAYS}, '%Y-%m-%d')"
+        names = f"kind = 'stream' AND detail IS NOT NULL AND position_to >= {oldest}"
         ranked = f"""
             SELECT rowid AS id, *, {old}
                 AND row_number() OVER (PARTITION BY {part} ORDER BY batch DESC) > 1
                 AND row_number() OVER (PARTITION BY {part}, detail->>'$.complete'
-                    ORDER BY batch DESC) > (kind = 'pass')::INTEGER AS may_go
+                    ORDER BY batch DESC) > (kind = 'pass')::INTEGER
+                AND NOT coalesce({names}, false) AS may_go
             FROM {ident(CONTROL, "ledger")}"""
         ((count,),) = self._fetch(f"SELECT count(*) FROM ({ranked}) WHERE may_go")
         if count < LEDGER_ROWS:

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tailrace.config import FirehoseConfig, StreamConfig
 from tailrace.errors import SourceMissing, Terminal
-from tailrace.model import Contents, Delivery
+from tailrace.model import (
+    FIREHOSE,
+    Contents,
+    Delivery,
+    Epoch,
+    Head,
+    Shape,
+    StreamTraits,
+    TableDescription,
+)
 from tailrace.sources.aws import Aws, call, explained
 from tailrace.sources.delivered import (
     ORC,
@@ -22,6 +33,7 @@ from tailrace.sources.delivered import (
     take_apart,
     unpacked,
 )
+from tailrace.sources.kinesis import ACTIVE, VIEW, destinations_of
 
 # https://docs.aws.amazon.com/firehose/latest/dev/s3-prefixes.html
 DEFAULT_TIME = "!{timestamp:yyyy/MM/dd/HH/}"
@@ -40,18 +52,94 @@ FAILED = re.compile(r"[A-Za-z]-failed/")
 LISTINGS_MOST = 10_000
 SAMPLE = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
-Converted = Callable[[Path], Iterable[bytes]]
+Converted = Callable[[Path, str], Iterable[bytes]]
+
+
+# What the ledger knows a delivery stream's objects by: as IAM would write them.
+ARN = re.compile(r"arn:aws:s3:::(?P<bucket>[^/]+)/(?P<prefix>.*)\*", re.DOTALL)
 
 
 def arn_of(bucket: str, prefix: str) -> str:
-    """What the ledger knows a delivery stream's objects by."""
-    return f"arn:aws:s3:::{bucket}/{prefix}"
+    """The name of the objects of a delivery stream."""
+    return f"arn:aws:s3:::{bucket}/{prefix}*"
+
+
+@dataclass(frozen=True)
+class FirehoseSource:
+    """The delivery stream of one table. `stream_arn` is what an epoch follows, which may be another
+    than is configured; None for what is configured."""
+
+    aws: Aws
+    table: str
+    config: StreamConfig
+    stream_arn: str | None
+    converted: Converted
+
+    @property
+    def traits(self) -> StreamTraits:
+        """Records as Kinesis has them, in objects."""
+        return StreamTraits(
+            source=FIREHOSE,
+            shape=Shape.KINESIS_RECORDS,
+            late=self.delivery,
+            timed=True,
+            ends=False,
+        )
+
+    @property
+    def delivery(self) -> timedelta:
+        """Within which time a change is delivered."""
+        return timedelta(seconds=self._setting("delivery_seconds"))
+
+    @property
+    def late(self) -> timedelta:
+        """How late an object may come under an old key."""
+        return timedelta(hours=self._setting("late_hours"))
+
+    def describe(self, table: TableDescription) -> TableDescription:
+        """The table with its delivery stream; with None where it streams to no Kinesis stream, so
+        that nothing can be delivered."""
+        statuses = destinations_of(self.aws, self.table).values()
+        arn = self._arn() if any(status in ACTIVE for status in statuses) else None
+        return replace(table, stream_arn=arn, view_type=VIEW)
+
+    def require(self, table: TableDescription) -> TableDescription:
+        """As describe. Raises Terminal where the table streams to no Kinesis stream, which is where
+        a delivery stream takes its changes from."""
+        described = self.describe(table)
+        if described.stream_arn is None:
+            raise Terminal(
+                f"Table {self.table} streams to no Kinesis stream that is ACTIVE, so that Firehose"
+                " delivers none of its changes.",
+                f"Enable one: aws dynamodb enable-kinesis-streaming-destination --table-name"
+                f" {self.table} --stream-arn ARN — and let the delivery stream read that.",
+            )
+        return described
+
+    def open(self, head: Head, epoch: Epoch) -> FirehoseObjects:
+        """The objects of the delivery stream that an epoch follows."""
+        found = ARN.fullmatch(epoch.stream_arn)
+        assert found is not None
+        return FirehoseObjects(
+            self.aws, self.table, found["bucket"], found["prefix"], self.converted
+        )
+
+    def _arn(self) -> str:
+        if self.stream_arn is not None:
+            return self.stream_arn
+        assert isinstance(self.config, FirehoseConfig)
+        return arn_of(self.config.bucket, self.config.prefix)
+
+    def _setting(self, name: str) -> float:
+        """What is configured, or the default once the table takes its changes from elsewhere."""
+        default = FirehoseConfig.model_fields[name].default
+        return float(getattr(self.config, name, default))
 
 
 class FirehoseObjects:
     """The objects of one delivery stream, as far as they are of `table`. `prefix` is that of the
-    delivery stream, its `!{…}` forms included; `converted` makes lines of a Parquet file's
-    records. `calls` counts the calls made. Thread-safe."""
+    delivery stream, its `!{…}` forms included; `converted` makes lines of the
+    records in a Parquet file of that name. `calls` counts the calls made. Thread-safe."""
 
     def __init__(
         self, aws: Aws, table: str, bucket: str, prefix: str, converted: Converted
@@ -145,7 +233,7 @@ class FirehoseObjects:
                 "Have Firehose deliver JSON, or convert it to Parquet.",
             )
         with path.open("wb") as out:
-            found = take_apart(self._table, self._chunks(delivery.key, body, path), out)
+            found = take_apart(self._table, self._chunks(delivery.key, body, path, name), out)
         return Contents(
             rows=found.rows,
             bytes=found.bytes,
@@ -163,14 +251,14 @@ class FirehoseObjects:
             )
             return body
 
-    def _chunks(self, key: str, body: bytes, path: Path) -> Iterator[bytes]:
+    def _chunks(self, key: str, body: bytes, path: Path, name: str) -> Iterator[bytes]:
         if not body.startswith(PARQUET):
             yield from unpacked(key, body)
             return
         file = path.with_suffix(".parquet")
         file.write_bytes(body)
         try:
-            yield from self._converted(file)
+            yield from self._converted(file, name)
         except ValueError as error:
             raise DamagedError(str(error)) from error
         finally:

@@ -107,7 +107,9 @@ class KinesisSource:
         """The table with the Kinesis stream that its changes go to now, None where they go to
         none. A stream is known by its ARN and the time at which it was created: a name can be
         used again."""
-        found = [arn for arn, status in self._destinations().items() if status in ACTIVE]
+        found = [
+            arn for arn, status in destinations_of(self.aws, self.table).items() if status in ACTIVE
+        ]
         name = self._name()
         found = [arn for arn in found if name in (None, name_of(arn))]
         stream = None
@@ -121,7 +123,7 @@ class KinesisSource:
     def require(self, table: TableDescription) -> TableDescription:
         """As describe. Raises Terminal where the table streams to no Kinesis stream, or to none
         of that name, or to several, or where what it streams to is gone."""
-        destinations, name = self._destinations(), self._name()
+        destinations, name = destinations_of(self.aws, self.table), self._name()
         shown = ", ".join(f"{name_of(arn)} ({status})" for arn, status in destinations.items())
         named = {arn: s for arn, s in destinations.items() if name in (None, name_of(arn))}
         active = [arn for arn, status in named.items() if status in ACTIVE]
@@ -155,17 +157,21 @@ class KinesisSource:
     def _name(self) -> str | None:
         return self.config.stream_name if isinstance(self.config, KinesisConfig) else None
 
-    def _destinations(self) -> dict[str, str]:
-        """https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_DescribeKinesisStreamingDestination.html"""
-        answer = call(
-            self.aws.client("dynamodb").describe_kinesis_streaming_destination,
-            "dynamodb:DescribeKinesisStreamingDestination",
-            f"table {self.table}",
-            self.aws.region,
-            TableName=self.table,
-        )
-        destinations = answer.get("KinesisDataStreamDestinations", [])
-        return {each["StreamArn"]: each["DestinationStatus"] for each in destinations}
+
+def destinations_of(aws: Aws, table: str) -> dict[str, str]:
+    """The Kinesis streams that a table streams to, by ARN, each with its status.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_DescribeKinesisStreamingDestination.html
+    """
+    answer = call(
+        aws.client("dynamodb").describe_kinesis_streaming_destination,
+        "dynamodb:DescribeKinesisStreamingDestination",
+        f"table {table}",
+        aws.region,
+        TableName=table,
+    )
+    found = answer.get("KinesisDataStreamDestinations", [])
+    return {each["StreamArn"]: each["DestinationStatus"] for each in found}
 
 
 def name_of(stream_arn: str) -> str:

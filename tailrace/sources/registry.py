@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from tailrace.config import StreamConfig, Table
-from tailrace.errors import ConfigError
-from tailrace.model import DYNAMODB_STREAMS, KEYS_ONLY, Epoch, Head, StreamTraits, TableDescription
+from tailrace.model import FIREHOSE, KEYS_ONLY, Epoch, Head, StreamTraits, TableDescription
 from tailrace.sources import kinesis
 from tailrace.sources.aws import Aws
+from tailrace.sources.firehose import Converted, FirehoseSource
 from tailrace.sources.lookup import LookedUpStream
 from tailrace.sources.streams import DynamoDbStream
 from tailrace.sources.tables import require_stream
@@ -52,14 +51,14 @@ class DynamoDbStreams:
         return LookedUpStream(stream, self.aws, self.table, head.table.key)
 
 
-SOURCES: dict[str, Callable[[Aws, str, StreamConfig], DynamoDbStreams | kinesis.KinesisSource]] = {
-    DYNAMODB_STREAMS: DynamoDbStreams,
-    kinesis.SOURCE: kinesis.KinesisSource,
-}
-
-
-def stream_source(aws: Aws, table: Table, name: str) -> DynamoDbStreams | kinesis.KinesisSource:
-    """The source of that name for a table; tailrace.capture.ports.StreamSource has the contract."""
-    if name not in SOURCES:
-        raise ConfigError(f"stream.source {name} cannot be read yet.", "Use another one.")
-    return SOURCES[name](aws, table.name, table.stream)
+def stream_source(
+    aws: Aws, table: Table, name: str, converted: Converted, stream_arn: str | None = None
+) -> DynamoDbStreams | kinesis.KinesisSource | FirehoseSource:
+    """The source of that name for a table; tailrace.capture.ports.StreamSource has the contract.
+    `converted` reads Parquet files. `stream_arn` is what an epoch follows, where it is asked about
+    that and not about what is configured."""
+    if name == FIREHOSE:
+        return FirehoseSource(aws, table.name, table.stream, stream_arn, converted)
+    if name == kinesis.SOURCE:
+        return kinesis.KinesisSource(aws, table.name, table.stream)
+    return DynamoDbStreams(aws, table.name, table.stream)

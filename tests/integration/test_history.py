@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -636,13 +634,10 @@ class Source:
         self.pending.append((self.second, self.sequence, key, value))
 
     def drain(self) -> None:
-        for second, written in groupby(self.pending, key=itemgetter(0)):
+        for second, sequence, key, value in self.pending:
             self.table.clock = START + timedelta(seconds=second)
-            changes = [
-                (sequence, None if value is None else item(key, x=n(value)), item(key))
-                for _, sequence, key, value in written
-            ]
-            self.table.stream(self.epoch, *changes)
+            new = None if value is None else item(key, x=n(value))
+            self.table.stream(self.epoch, (sequence, new, item(key)))
         self.pending = []
 
     def read_base(self) -> None:

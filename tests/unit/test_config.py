@@ -120,7 +120,7 @@ tables:
     assert one == DynamoDbStreamsConfig(pass_seconds=20)
     assert two == KinesisConfig(stream_name="changes", late_seconds=300)
     assert three == KinesisConfig(pass_bytes=10**9, late_seconds=60)
-    assert four == FirehoseConfig(bucket="delivered", prefix="ddb")
+    assert four == FirehoseConfig(bucket="delivered", prefix="ddb/")
 
 
 def test_relative_paths_are_relative_to_the_file_not_to_the_working_directory(

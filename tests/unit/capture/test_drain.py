@@ -396,6 +396,20 @@ def test_a_shard_that_vanishes_unfinished_is_a_gap(run: Run) -> None:
     assert len(run(log, stream, later(2)).gaps) == 1
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize(("born", "until"), [(2, 7), (29, 30)])
+def test_what_vanished_before_its_time_during_an_outage_is_in_the_gap_as_well(
+    run: Run, seen: bool, born: int, until: int
+) -> None:
+    """An outage's gap ends 23 hours ago: what is younger cannot have expired."""
+    log, _, stream = live_log(run, FakeShard("a", [1]), *([FakeShard("b")] if seen else []))
+    stream.all.pop("b", None)
+    child = f"shardId-{later(born).aws_now().timestamp() * 1000:020.0f}-0a1b2c3d"
+    stream.all[child] = FakeShard(child, [2], parent="b")
+    [gap] = run(log, stream, later(30)).gaps
+    assert (gap.since, gap.until) == (NOW, NOW + timedelta(hours=until))
+
+
 def test_a_generation_that_came_and_went_unseen_is_a_gap(run: Run) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1], closed=True), FakeShard("b", parent="a"))
     stream.all["b"].closed = True

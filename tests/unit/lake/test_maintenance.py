@@ -181,6 +181,24 @@ def test_it_changes_sizes_and_nothing_that_anyone_sees(
     assert files_on_disk(warehouse) == files_needed(warehouse)
 
 
+def test_objects_that_may_be_listed_again_are_not_forgotten(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LEDGER_ROWS", 1)
+    objects = Part("stream", "firehose", "arn:aws:s3:::b/p*", "objects")
+    with ChangeLog(warehouse) as log:
+        stands = None
+        for day in range(1, 21, 3):
+            at = f"2026-11-{day:02}T12:00:00Z/{day:012}"
+            read = PartProgress(objects, stands, at, False, 0, 0, detail={"objects": [f"o{day}"]})
+            log.commit("t", Commit(LIVING, (read,)))
+            stands = at
+    assert done(maintain(warehouse, AT_ONCE), "ledger") > 4
+    with ChangeLog(warehouse) as log:
+        assert log.head("t").positions[objects].at == stands
+        assert log.delivered("t", objects, "") == {"o13", "o16", "o19"}
+
+
 def test_a_second_one_finds_nothing_to_do(warehouse: Warehouse) -> None:
     maintain(warehouse, AT_ONCE)
     files = files_on_disk(warehouse)
