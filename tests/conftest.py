@@ -1,13 +1,52 @@
-"""How `make test` shares the tests out among processes."""
+"""How `make test` shares the tests out among processes, and what it says while it runs."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# First, so that none of them is what everybody waits for in the end. What comes fourth should be
+# short: xdist hands it at once to the process that has the kills, which are a single test.
+LONGEST = ("test_kill", "test_models", "test_history", "test_refusals", "test_dagster")
+RINGS = ("integration", "unit", "simulation")
+STORIES = "test_simulation"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because many tests wait: for a server, a process, a lock."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, because they share what was set up for them; stories share
-    nothing, and come after the longest files, so that no process is left alone at the end."""
+    """A file's tests stay together, because they share what was set up for them; the longest come
+    first. Stories share nothing, and come last, so that no process is left alone in the end."""
+    items.sort(key=_place)
     for item in items:
-        if item.path.parent.name != "simulation":
+        if item.path.stem != STORIES:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _place(item: pytest.Item) -> tuple[int, int]:
+    stem = item.path.stem
+    longest = LONGEST.index(stem) if stem in LONGEST else len(LONGEST)
+    ring = next((n for n, name in enumerate(RINGS) if name in item.path.parts), len(RINGS))
+    return longest, len(RINGS) + 1 if stem == STORIES else ring
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Failures(config))
+
+
+class _Failures:
+    """Names what fails at once: whoever loses patience with a run knows it then."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"FAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)")

@@ -21,7 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TREES = ("tailrace", "sandbox", "dbt_project", "tests")
 EXPORT_TESTS = ("tests/unit/sources/test_export_files.py",)
-UNIT_TESTS = ("tests/unit/capture", "tests/simulation/test_log_contract.py")
+UNIT_TESTS = (
+    "tests/unit/capture",
+    "tests/simulation/test_scenes.py",
+    "tests/simulation/test_log_contract.py",
+)
 SEEDS = 300
 
 DRAIN = "tailrace/capture/drain.py"

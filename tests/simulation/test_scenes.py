@@ -10,12 +10,15 @@ from unittest.mock import patch
 
 import pytest
 
+import sandbox.streams
+import tailrace.engine
 from tailrace.capture import stage
 from tailrace.engine import Engine
 from tailrace.errors import Retryable, Terminal
 from tailrace.model import LIVE, BaseResult, DrainResult
 from tests.simulation.story import Story
-from tests.simulation.world import FATAL, MODEL, Weather
+from tests.simulation.truth import micros
+from tests.simulation.world import FATAL, MODEL, REGION, TABLE, Weather, World
 
 
 @pytest.fixture
@@ -101,3 +104,52 @@ def _drained_to_the_tip(story: Story) -> None:
     assert len(story.world.records) > 10
     assert all(story.truth.landed(arn, sequence) for arn, sequence, _ in story.world.records)
     story.truth.check_equal()
+
+
+def test_what_cannot_be_had_of_a_replaced_stream_is_a_gap_before_a_new_epoch_is_opened(
+    story: Story,
+) -> None:
+    world = story.world
+    for _ in range(20):
+        world.write()
+    world.disable_stream()
+    world.enable_stream("NEW_IMAGE")
+    with patch.object(tailrace.engine, "LAST_PASSES", 0):
+        world.process("base", lambda engine: engine.base(MODEL))
+    [gap] = world.store.gaps
+    assert "the stream was replaced" in gap.reason
+    assert list(world.store.newest()) == [1, 2]
+    lost = [change for arn, at, change in world.records if not story.truth.landed(arn, at)]
+    assert lost
+    assert all(micros(gap.since) <= change.micros <= micros(gap.until) for change in lost)
+    story._settle()
+    story.truth.check_equal()
+
+
+def test_what_was_looked_up_for_the_last_records_of_a_stream_is_not_told_again() -> None:
+    """Those of the next stream would take a reader back, were they to count at once."""
+    story = Story(1)
+    with (
+        story.world as world,
+        patch.object(sandbox.streams, "MAX_RECORD_BYTES", 1),
+        patch.object(stage, "FLUSH_SECONDS", 0.0),
+    ):
+        world.weather, world.keys = Weather(), ["k"]
+        world.create("KEYS_ONLY")
+        world.configure("scan", pass_seconds=600)
+        world.process("base", lambda engine: engine.base(MODEL))
+        world.process("drain", lambda engine: engine.drain_table(MODEL))
+        _put(world, 1)
+        world.disable_stream()
+        world.enable_stream("NEW_IMAGE")
+        _put(world, 2, 3, 4)
+        world.process("base", lambda engine: engine.base(MODEL))
+        story._settle()
+        story.truth.check_equal()
+
+
+def _put(world: World, *values: int) -> None:
+    for value in values:
+        item = {"pk": {"S": "k"}, "v": {"N": str(value)}}
+        world.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": item})
+        world.clock.advance(1.0)
