@@ -5,7 +5,7 @@ alone."""
 # No postponed annotations here: Dagster reads what an op needs from its signature.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -14,9 +14,13 @@ from assets.coverage import coverage_result, coverage_spec
 from assets.freshness import freshness_result, freshness_spec
 from assets.metadata import changes_metadata, changes_version, failure
 from assets.resource import TailraceResource
+from assets.schema_drift import NEW_FOR, schema_drift_result, schema_drift_spec
 from tailrace.config import Table
 from tailrace.errors import TailraceError
 from tailrace.model import TableStatus, gap_text
+
+if TYPE_CHECKING:
+    from tailrace.engine import Engine
 
 
 def build_changes_assets(*, tables: Sequence[Table]) -> dg.AssetsDefinition:
@@ -26,7 +30,9 @@ def build_changes_assets(*, tables: Sequence[Table]) -> dg.AssetsDefinition:
         name="drain",
         specs=[_changes_spec(table=table) for table in tables],
         check_specs=[
-            spec(table=table) for table in tables for spec in (coverage_spec, freshness_spec)
+            spec(table=table)
+            for table in tables
+            for spec in (coverage_spec, freshness_spec, schema_drift_spec)
         ],
         can_subset=True,
         pool=names.DRAIN_POOL,
@@ -69,18 +75,20 @@ def _drained(
         tailrace.note_drained(done, engine.unmerged(done))
         checked = sorted({key.asset_key.path[0] for key in to_check})
         for status in engine.status(checked) if checked else ():
-            yield from _checks(status, to_check)
+            yield from _checks(engine, status, to_check)
     if errors:
         raise failure(errors) from next(iter(errors.values()))
 
 
 def _checks(
-    status: TableStatus, to_check: Collection[dg.AssetCheckKey]
+    engine: "Engine", status: TableStatus, to_check: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
     changes = names.changes_key(status.model)
     for name, result in ((names.COVERAGE, coverage_result), (names.FRESHNESS, freshness_result)):
         if dg.AssetCheckKey(changes, name) in to_check:
             yield result(status)
+    if dg.AssetCheckKey(changes, names.SCHEMA_DRIFT) in to_check:
+        yield schema_drift_result(engine.drift(status.model, NEW_FOR))
 
 
 def _told(model: str, outcome: Any) -> str:

@@ -18,7 +18,11 @@ MERGE_POOL = "merge"
 # One reconciliation at a time: it may take hours, and holds up neither drains nor merges.
 RECONCILE_POOL = "reconcile"
 
-FRESHNESS, COVERAGE, RECONCILIATION = "freshness", "coverage", "reconciliation"
+FRESHNESS, COVERAGE, SCHEMA_DRIFT = "freshness", "coverage", "schema_drift"
+RECONCILIATION = "reconciliation"
+
+# The checks on `<model>/changes` that each drain makes.
+CHECKS = (COVERAGE, FRESHNESS, SCHEMA_DRIFT)
 
 
 def base_key(model: str) -> dg.AssetKey:
@@ -48,7 +52,7 @@ def models_op(model: str) -> str:
 
 def check_keys(model: str) -> tuple[dg.AssetCheckKey, ...]:
     """The checks on `<model>/changes` that each minute's run makes."""
-    return tuple(dg.AssetCheckKey(changes_key(model), name) for name in (COVERAGE, FRESHNESS))
+    return tuple(dg.AssetCheckKey(changes_key(model), name) for name in CHECKS)
 
 
 def reconciliation_key(model: str) -> dg.AssetCheckKey:

@@ -569,12 +569,7 @@ def sql(
     query = sys.stdin.read() if query == "-" else query
     if not query.strip():
         raise ConfigError("The query is empty.", f'For example: tailrace sql "{LIST_TABLES}"')
-    if not _warehouse_exists(settings):
-        raise Terminal(
-            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
-            "Run `tailrace sync` first, or name another configuration with --config.",
-        )
-    connection = ctx.obj.connect(settings)
+    connection = _open_warehouse(ctx.obj, settings)
     try:
         with _sql_errors_explained():
             cursor = connection.execute(query)
@@ -583,7 +578,42 @@ def sql(
         connection.close()
 
 
+@app.command()
+def attributes(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(help="A table's name or model.", metavar="TABLE")],
+    format: Annotated[SqlFormat, typer.Option("--format", "-f")] = SqlFormat.table,
+    config: ConfigOption = None,
+) -> None:
+    """What is known of a table's attributes: types, digits, when they were seen, how often.
+
+    One row an attribute and type. `items` counts the living items that hold it, and `last_seen` is
+    when one of them changed last: both are worked out now, from all items."""
+    from tailrace.lake.attributes import overview_sql
+
+    settings = ctx.obj.config(config)
+    [model] = _models(settings, [table])
+    connection = _open_warehouse(ctx.obj, settings)
+    try:
+        sql = overview_sql(lambda text: connection.execute(text).fetchall(), model)
+        with _sql_errors_explained():
+            cursor = connection.execute(sql)
+        _print_rows(cursor, format)
+    finally:
+        connection.close()
+
+
 # ------------------------------------------------------------------------------------- printing
+
+
+def _open_warehouse(parts: Parts, settings: Config) -> Any:
+    """A read-only connection. Raises Terminal where there is no warehouse yet."""
+    if not _warehouse_exists(settings):
+        raise Terminal(
+            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
+            "Run `tailrace sync` first, or name another configuration with --config.",
+        )
+    return parts.connect(settings)
 
 
 def _print_rows(cursor: Any, format: SqlFormat) -> None:

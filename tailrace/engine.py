@@ -25,7 +25,7 @@ from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
 from tailrace.errors import ConfigError, Retryable, SourceMissing, Terminal
-from tailrace.lake import maintenance
+from tailrace.lake import attributes, maintenance
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
@@ -44,6 +44,7 @@ from tailrace.model import (
     PartProgress,
     PassRecord,
     Reconciliation,
+    SchemaDrift,
     Shard,
     TableDescription,
     TableStatus,
@@ -499,6 +500,20 @@ class Engine:
         """How each table stands, from the ledger alone: no call to AWS."""
         names = models or [table.model for table in self.config.tables]
         return [self._status(self._table(model)) for model in names]
+
+    def drift(self, model: str, within: timedelta) -> SchemaDrift:
+        """What is new in a table's attributes, compared with what its first base held: what came
+        `within` that time; of a frozen schema, all that it refuses."""
+        table = self._table(model)
+        frozen = table.schema_mode == "frozen"
+        if frozen:
+            new = attributes.refused(self._log.query, table.model)
+        else:
+            new = attributes.came_since(self._log.query, table.model, within)
+        known = self._log.query(
+            "SELECT count(DISTINCT path) FROM tailrace.attributes WHERE model = ?", [table.model]
+        )
+        return SchemaDrift(table.model, frozen, tuple(new), int(known[0][0]))
 
     def passes(self, model: str, last: int = 10) -> list[PassRecord]:
         """The last passes over a table's stream, newest first."""

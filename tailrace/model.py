@@ -612,6 +612,31 @@ class Reconciliation:
 
 
 @dataclass(frozen=True)
+class NewAttribute:
+    """An attribute, or a type of one, that came after the table's beginning: `before` are the types
+    that it had till then. Of one that a frozen schema refuses, `column` is the SQL type of its
+    column, None where it has none."""
+
+    path: str
+    type: str
+    seen_at: datetime
+    example_key: str | None = None
+    before: tuple[str, ...] = ()
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class SchemaDrift:
+    """What is new in a table's attributes; with a `frozen` schema, what is kept out of it.
+    `attributes` is how many different ones were ever seen."""
+
+    model: str
+    frozen: bool
+    new: tuple[NewAttribute, ...]
+    attributes: int
+
+
+@dataclass(frozen=True)
 class TableStatus:
     """One line of `tailrace status`. `state` is none (no epoch yet), open, base_complete or live,
     of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is

@@ -27,6 +27,8 @@ from tailrace.config import Config, load_config
 from tailrace.console import Reporter, duration
 from tailrace.errors import ConfigError, TailraceError, Terminal
 from tailrace.lake.attach import connect
+from tailrace.lake.discovery import Attribute, insert_sql
+from tailrace.lake.schema import create_control_tables
 from tailrace.model import (
     BaseProgress,
     BaseResult,
@@ -619,6 +621,21 @@ def test_sql_prints_csv(warehouse: Path) -> None:
         ["a", "1.50"],
         ['b,"\n', ""],
     ]
+
+
+def test_attributes_are_listed_as_the_warehouse_knows_them(warehouse: Path) -> None:
+    con = connect(load_config(warehouse / "tailrace.yaml").warehouse)
+    create_control_tables(con)
+    con.execute(insert_sql("orders", 2, [Attribute("total", "N", 3, 2, '{"pk":{"S":"a"}}')]))
+    con.close()
+    result = run("attributes", "orders", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    [shown] = json.loads(result.stdout)
+    assert shown.pop("first_seen")
+    assert shown == {
+        "attribute": "total", "type": "N", "digits": 3, "scale": 2, "last_seen": None,
+        "items": None, "example_key": '{"pk":{"S":"a"}}',
+    }  # fmt: skip
 
 
 def test_sql_prints_a_table_that_is_not_cut_in_a_pipe(warehouse: Path) -> None:

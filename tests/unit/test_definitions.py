@@ -24,6 +24,7 @@ from assets.maintenance import maintenance_metadata
 from assets.manifest import manifest_for
 from assets.metadata import base_metadata, changes_metadata, failure, progress_text
 from assets.reconciliation import reconciliation_result
+from assets.schema_drift import schema_drift_result
 from orchestration.code_location import build_definitions
 from orchestration.launcher import LOCKS
 from tailrace.config import Config, load_config
@@ -37,8 +38,10 @@ from tailrace.model import (
     Gap,
     Maintenance,
     MaintenanceStep,
+    NewAttribute,
     PassRecord,
     Reconciliation,
+    SchemaDrift,
     Sizes,
     TableSize,
     TableStatus,
@@ -125,7 +128,7 @@ def test_the_minute_s_job_runs_no_data_tests_and_no_base(defs: dg.Definitions) -
     assert "orders/changes" in keys
     assert "orders/base" not in keys
     checks = {key.name for key in minute.asset_layer.asset_graph.asset_check_keys}
-    assert checks == {"coverage", "freshness"}
+    assert checks == {"coverage", "freshness", "schema_drift"}
 
 
 def test_the_sensor_is_on_and_the_schedule_of_data_tests_is_off(defs: dg.Definitions) -> None:
@@ -290,6 +293,27 @@ def test_freshness_is_the_age_of_the_last_complete_pass(
     result = freshness_result(status)
     assert (result.passed, result.severity.value) == (passed, severity)
     assert result.asset_key == dg.AssetKey(["orders", "changes"])
+
+
+def test_drift_is_told_with_an_example_and_a_frozen_schema_says_what_it_refuses() -> None:
+    late = NewAttribute("late", "S", NOW, '{"pk":{"S":"a"}}')
+    total = NewAttribute("total", "S", NOW, None, ("N",))
+    result = schema_drift_result(SchemaDrift("orders", False, (late, total), 9))
+    assert (result.passed, result.severity.value) == (False, "WARN")
+    assert (result.description or "").splitlines() == [
+        "New attributes or types:",
+        '- `late` (S), seen 2026-11-23 12:00 UTC in {"pk":{"S":"a"}}',
+        "- `total` (S), so far N, seen 2026-11-23 12:00 UTC",
+    ]
+    refused = replace(total, column="BIGINT")
+    result = schema_drift_result(SchemaDrift("orders", True, (refused,) * 21, 9))
+    lines = (result.description or "").splitlines()
+    assert lines[0] == "Refused by the frozen schema; the log has them:"
+    assert lines[1].startswith("- `total` (S), which its column, BIGINT, does not hold")
+    assert lines[-1] == "- and 1 more: tailrace attributes orders"
+    quiet = schema_drift_result(SchemaDrift("orders", False, (), 9))
+    assert quiet.passed
+    assert quiet.description == "Nothing new for a day; 9 attributes are known."
 
 
 def test_a_pass_shows_its_numbers_and_the_passes_before_it() -> None:
