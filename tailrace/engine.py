@@ -52,6 +52,7 @@ from tailrace.model import (
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
 from tailrace.sources.firehose import FirehoseSource
+from tailrace.sources.kinesis import Pages
 from tailrace.sources.registry import stream_source
 from tailrace.sources.scan import TableScan
 from tailrace.sources.tables import describe_table, point_in_time_recovery
@@ -304,9 +305,11 @@ class Engine:
 
         A table that fails does not hold up the others: its error stands in its place."""
 
+        pages = self._pages(models)
+
         def one(model: str) -> DrainResult | Exception:
             try:
-                return self.drain_table(model, thrifty=thrifty)
+                return self._drained(self._table(model), thrifty, pages)
             except Exception as error:
                 return error
 
@@ -318,31 +321,44 @@ class Engine:
         one leaves out silent shards of a large stream, unless coverage has to be proven.
 
         A stream that is no longer the table's is read to its end; then its gap is stored."""
-        config = self._table(model)
+        return self._drained(self._table(model), thrifty, self._pages([model]))
+
+    def _drained(self, config: Table, thrifty: bool, pages: Pages) -> DrainResult:
         head = self._log.head(config.model)
         beside, epoch = head.beside, head.epoch
-        before = self._pass(config, head, beside, thrifty) if beside else None
+        before = self._pass(config, head, beside, thrifty, pages) if beside else None
         if epoch is None:
             return DrainResult(config.model, None, "none")
-        return _together(before, self._pass(config, head, epoch, thrifty))
+        return _together(before, self._pass(config, head, epoch, thrifty, pages))
 
-    def _pass(self, config: Table, head: Head, epoch: Epoch, thrifty: bool) -> DrainResult:
+    def _pages(self, models: Sequence[str]) -> Pages:
+        """What tables share that stream to one place: of `models`, which are drained at a time."""
+        tables = [table.name for table in self.config.tables]
+        return Pages(tables, [self._table(model).name for model in models])
+
+    def _pass(
+        self, config: Table, head: Head, epoch: Epoch, thrifty: bool, pages: Pages
+    ) -> DrainResult:
         """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
-        source = self._kind(config, epoch.source)
+        source = self._kind(config, epoch.source, pages=pages)
         if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
             drain.note_regained(self._log, self._clock, config.model)
         budget = drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes))
         stop, log, model = Stop(self.stop), self._log, config.model
 
-        def is_its() -> bool:
-            return source.traits.ends or self._is_followed(config, epoch)
+        is_its = source.traits.ends
+
+        def still_its() -> bool:
+            nonlocal is_its
+            is_its = is_its or self._is_followed(config, epoch)
+            return is_its
 
         with self._folder() as folder:
             if isinstance(source, FirehoseSource):
                 delay = deliveries.Delay(source.delivery, source.late)
                 objects = source.open(head, epoch)
                 result = deliveries.drain(
-                    log, objects, self._clock, model, budget, folder, delay, stop, epoch, is_its
+                    log, objects, self._clock, model, budget, folder, delay, stop, epoch, still_its
                 )
             else:
                 stream = source.open(head, epoch)
@@ -357,9 +373,9 @@ class Engine:
                     stop,
                     freshness,
                     epoch,
-                    is_its,
+                    still_its,
                 )
-        if not result.ended or epoch is not head.epoch:
+        if (is_its and not result.ended) or epoch is not head.epoch:
             return result
         described = self._described(config)
         followed = self._as_followed(config, epoch, described) if described else None
@@ -367,9 +383,13 @@ class Engine:
         return replace(result, gaps=tuple(gaps))
 
     def _kind(
-        self, config: Table, name: str, stream_arn: str | None = None
+        self,
+        config: Table,
+        name: str,
+        stream_arn: str | None = None,
+        pages: Pages | None = None,
     ) -> StreamSource | FirehoseSource:
-        return stream_source(self._aws, config, name, record_lines, stream_arn)
+        return stream_source(self._aws, config, name, record_lines, stream_arn, pages)
 
     def _is_followed(self, config: Table, epoch: Epoch) -> bool:
         """Whether the table's changes still go to the stream that an epoch follows."""

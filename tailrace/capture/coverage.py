@@ -64,14 +64,19 @@ def is_covered(head: Head, lost: Gap) -> bool:
     return any(_covers(epoch, lost) for epoch in live or head.epochs[-1:])
 
 
-def outage(head: Head, now: datetime, retention: timedelta = RETENTION) -> Gap | None:
+def outage(
+    head: Head,
+    now: datetime,
+    retention: timedelta = RETENTION,
+    late: timedelta = timedelta(0),
+) -> Gap | None:
     """The gap that passes too far apart leave: records may have come and gone in it without a
-    trace, whole shards included."""
+    trace, whole shards included. A record that came in it may be `late`, its change older."""
     since, in_time = accounted_until(head), retention - RETENTION_MARGIN
     if since is None or now - since <= in_time:
         return None
     return Gap(
-        since,
+        max([since - late, *(gap.until for gap in head.gaps)]),
         now - in_time,
         now,
         f"no pass over the stream was complete for {_hours(now - since)}; it keeps"
@@ -113,7 +118,7 @@ def is_younger(shard: str, shards: Sequence[Shard], gap: Gap | None) -> bool:
     what went in time lies in the gap. True where there is no gap, as well."""
     if gap is None:
         return True
-    is_parent = any(each.parent == shard for each in shards)
+    is_parent = any(shard in each.parents for each in shards)
     return is_parent and shard not in closed_before(shards, gap.until)
 
 
@@ -144,12 +149,19 @@ def expired_by_age(head: Head, position: Position, now: datetime) -> bool:
     return silent and since is not None and now - since <= IN_TIME
 
 
-def broken(head: Head, now: datetime, reason: str, newest: Iterable[datetime | None] = ()) -> Gap:
+def broken(
+    head: Head,
+    now: datetime,
+    reason: str,
+    newest: Iterable[datetime | None] = (),
+    late: timedelta = timedelta(0),
+) -> Gap:
     """The gap that something lost in the stream itself leaves: since the last proof, or the last
-    change known of what was lost, whichever is older, but after every gap that is known."""
+    change known of what was lost, whichever is older, but after every gap that is known. What was
+    lost may have come `late`."""
     since = accounted_until(head)
     assert since is not None
-    earliest = min([since, *filter(None, newest)])
+    earliest = min([since - late, *filter(None, newest)])
     begins = max([earliest, *(gap.until for gap in head.gaps)])
     # Whoever found the gap before may have been a moment ahead.
     return Gap(min(begins, now), now, now, reason)

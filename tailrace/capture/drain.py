@@ -135,7 +135,8 @@ def drain(
         shards = retried(lambda: stream.shards(arn), clock)
     except SourceMissing:
         if is_newest:
-            _lose(log, clock, model, head, f"its stream {arn} is gone")
+            reason = f"its stream {arn} is gone"
+            _lose(log, clock, model, head, reason, late=stream.traits.late)
         return _nothing(log, clock, stream, epoch, model)
     began_at = clock.aws_now()
     held = _held(stream, clock, head, epoch, shards)
@@ -167,8 +168,9 @@ def drain(
         _leave_out(run, _silent(head, epoch, shards, began_at))
     shards = _read_all(run, shards)
     unread = _unread(run, shards)
-    is_over = not unread and not run.is_its()
-    record = _record(run, shards, proves=not unread and not is_over)
+    is_lost = not run.is_its()
+    is_over = is_lost and not unread
+    record = _record(run, shards, proves=not unread and not is_lost)
     ripe = is_newest and _is_ripe(epoch, began_at, stream.traits.late)
     live = record.complete and ripe
     run.stage.flush(
@@ -323,16 +325,18 @@ def _account(
         for parent in coverage.unseen_parents(head, epoch.stream_arn, shards)
         if parent not in held
     ]
-    gap = coverage.outage(head, now, stream.traits.retention)
+    late = stream.traits.late
+    gap = coverage.outage(head, now, stream.traits.retention, late)
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
     unread = [each for each in missed if coverage.is_younger(each.id, shards, gap)]
     unseen = [each for each in parents if coverage.is_younger(each, shards, gap)]
     if unread:
         reason = f"shard {unread[0].id} vanished before it was read to its end"
-        gap = coverage.broken(head, now, reason, [head.positions[x].newest for x in unread])
+        newest = [head.positions[part].newest for part in unread]
+        gap = coverage.broken(head, now, reason, newest, late)
     elif unseen:
         reason = f"shard {unseen[0]} came and went unseen between two passes"
-        gap = coverage.broken(head, now, reason)
+        gap = coverage.broken(head, now, reason, late=late)
     if gap is None and not lost:
         return head
     # From here on the ledger knows them, as ended: the next pass misses none of them again.
@@ -376,12 +380,13 @@ def _lose(
     reason: str,
     until: datetime | None = None,
     newest: datetime | None = None,
+    late: timedelta = timedelta(0),
 ) -> None:
     """Stores a gap, unless it is stored already."""
     if coverage.is_noted(head, reason):
         return
     assert head.epoch is not None
-    gap = coverage.broken(head, clock.aws_now(), reason, [newest])
+    gap = coverage.broken(head, clock.aws_now(), reason, [newest], late)
     if until is not None and gap.since < until < gap.until:
         gap = replace(gap, until=until)
     log.commit(model, Commit(head.epoch, gap=gap))

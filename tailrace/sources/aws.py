@@ -66,10 +66,13 @@ THROTTLES = {
     "TooManyRequestsException",
 }
 TRANSIENT = {
+    "ExpiredNextTokenException",
+    "InternalFailureException",
     "InternalServerError",
     "InternalError",
     "RequestTimeout",
     "RequestTimeoutException",
+    "ResourceInUseException",
     "ServiceUnavailable",
     "ServiceUnavailableException",
     "TransactionInProgressException",

@@ -8,9 +8,12 @@ gigabyte, and polling a shard once a minute stays far below what all readers of 
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -56,6 +59,10 @@ MICROSECOND, MILLISECOND = "MICROSECOND", "MILLISECOND"
 ACTIVE = ("ACTIVE", "UPDATING")
 
 
+# What is kept of pages that several tables read: about what a busy minute brings.
+SHARED_BYTES = 64 * 1024 * 1024
+
+
 class _Data(msgspec.Struct):
     SequenceNumber: str
     Data: bytes
@@ -81,13 +88,90 @@ _bodies = msgspec.json.Decoder(_Body)
 _records = msgspec.json.Decoder(_Record)
 
 
+@dataclass
+class _Share:
+    """What a page holds of one table."""
+
+    lines: list[bytes] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    precisions: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What one GetRecords brought, taken apart by table; `number` tells which began first."""
+
+    number: int
+    shares: dict[str, _Share]
+    others: Counter[str]
+    foreign: Counter[str]
+    last_position: str | None
+    next_iterator: str | None
+    at_tip: bool | None
+    bytes: int
+
+
+class Pages:
+    """Pages that several tables of one stream read at a time: each is fetched once, and kept for
+    the others while there is room. `tables` are the names of all that are replicated, of which
+    `readers` read at a time. Thread-safe.
+
+    A table whose ledger stands elsewhere finds no page here and reads its own; at the tip, where
+    they all stop, they meet again."""
+
+    def __init__(self, tables: Collection[str] = (), readers: Collection[str] = ()) -> None:
+        self.tables = frozenset(tables)
+        self.readers = frozenset(readers)
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._pages: dict[tuple[str, str, str], Future[_Page]] = {}
+        self._bytes = 0
+
+    def number(self) -> int:
+        """Greater than those of all pages that have been asked for."""
+        return next(self._numbers)
+
+    def page(self, key: tuple[str, str, str], fetch: Callable[[int], _Page]) -> _Page:
+        """The page of a stream, a shard and a place in it. Raises what `fetch` raises, for all that
+        wait for it."""
+        if len(self.readers) < 2:
+            return fetch(self.number())
+        with self._lock:
+            known = self._pages.get(key)
+            future: Future[_Page] = known or Future()
+            self._pages[key] = future
+        if known is None:
+            try:
+                future.set_result(fetch(self.number()))
+            except BaseException as error:
+                with self._lock:
+                    self._pages.pop(key, None)
+                future.set_exception(error)
+                raise
+            self._keep(future.result())
+        return future.result()
+
+    def _keep(self, page: _Page) -> None:
+        with self._lock:
+            self._bytes += page.bytes
+            for key in list(self._pages):
+                if self._bytes <= SHARED_BYTES:
+                    return
+                oldest = self._pages[key]
+                if oldest.done():
+                    del self._pages[key]
+                    self._bytes -= oldest.result().bytes
+
+
 @dataclass(frozen=True)
 class KinesisSource:
-    """The Kinesis stream of one table: which it is, and how it is read."""
+    """The Kinesis stream of one table: which it is, and how it is read. `pages` are shared with
+    other tables of the same stream."""
 
     aws: Aws
     table: str
     config: StreamConfig
+    pages: Pages = field(default_factory=Pages)
 
     @property
     def traits(self) -> StreamTraits:
@@ -148,7 +232,7 @@ class KinesisSource:
 
     def listing(self, stream_arn: str, begins_at: datetime | None) -> KinesisStream:
         """The stream, from an instant on."""
-        return KinesisStream(self.aws, self.table, self.traits, begins_at)
+        return KinesisStream(self.aws, self.table, self.traits, begins_at, self.pages)
 
     def open(self, head: Head, epoch: Epoch) -> KinesisStream:
         """The stream, from where the epoch says that it begins."""
@@ -211,12 +295,21 @@ class KinesisStream:
     from its oldest record where that is None. `calls` counts the calls made."""
 
     def __init__(
-        self, aws: Aws, table: str, traits: StreamTraits, begins_at: datetime | None
+        self,
+        aws: Aws,
+        table: str,
+        traits: StreamTraits,
+        begins_at: datetime | None,
+        pages: Pages | None = None,
     ) -> None:
         self._aws = aws
         self._table = table
         self._begins_at = begins_at
+        self._pages = pages or Pages()
+        self._began: int | None = None
         self._arn = ""
+        self._iterators: dict[tuple[str, str], str] = {}
+        self._lock = threading.Lock()
         self.traits = traits
         self.calls = 0
         self.tables: Counter[str] = Counter()
@@ -301,8 +394,14 @@ class KinesisStream:
         expired since is skipped without a word: coverage is proven by the times of passes.
 
         Raises SourceMissing for a shard that is gone.
-        https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetShardIterator.html
         """
+        self._arn = _arn_of(stream_arn)
+        place = f"{after or self._begins_at}"
+        self._iterators[shard, place] = self._asked(shard, after)
+        return place
+
+    def _asked(self, shard: str, after: str | None) -> str:
+        """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetShardIterator.html"""
         place: dict[str, Any] = {"ShardIteratorType": "TRIM_HORIZON"}
         if after:
             place = {
@@ -312,11 +411,10 @@ class KinesisStream:
         elif self._begins_at is not None:
             place = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": self._begins_at}
         self.calls += 1
-        self._arn = _arn_of(stream_arn)
         answer = call(
             self._aws.client("kinesis").get_shard_iterator,
             "kinesis:GetShardIterator",
-            f"shard {shard} of {stream_arn}",
+            f"shard {shard} of {self._arn}",
             self._aws.region,
             StreamARN=self._arn,
             ShardId=shard,
@@ -329,9 +427,39 @@ class KinesisStream:
         end; `at_tip` says whether it was. Its lines are the records as they came, with their
         sequence number in the member tailrace.model.SEQUENCE.
 
-        Raises IteratorExpired; Terminal where records were aggregated, or cannot be decrypted.
-        https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html
-        """
+        Raises IteratorExpired; Terminal where records were aggregated, or cannot be decrypted."""
+        if self._began is None:
+            self._began = self._pages.number()
+        asked = self._iterators.pop((shard, iterator))
+
+        def fetch(number: int) -> _Page:
+            return self._fetched(number, asked, shard, limit)
+
+        try:
+            page = self._pages.page((self._arn, shard, iterator), fetch)
+        except Retryable:
+            self._iterators[shard, iterator] = asked
+            raise
+        place = page.last_position or f"{iterator}+"
+        if page.next_iterator is not None:
+            self._iterators[shard, place] = page.next_iterator
+        share = page.shares[self._table]
+        self._count(page, share)
+        # Whoever fetched it may have begun before this pass: what came since is not in it.
+        is_fresh = page.number > self._began
+        return RecordPage(
+            lines=b"".join(share.lines),
+            count=len(share.lines),
+            last_position=page.last_position,
+            oldest=min(share.times, default=None),
+            newest=max(share.times, default=None),
+            next_iterator=place if page.next_iterator is not None else None,
+            at_tip=page.at_tip if is_fresh else False,
+            bytes=page.bytes,
+        )
+
+    def _fetched(self, number: int, iterator: str, shard: str, limit: int) -> _Page:
+        """https://docs.aws.amazon.com/kinesis/latest/APIReference/API_GetRecords.html"""
         self.calls += 1
         try:
             answer = call(
@@ -348,57 +476,64 @@ class KinesisStream:
                 raise IteratorExpired(f"The iterator of shard {shard} has expired.") from error
             raise _undecrypted(error) or error from error
         body = _bodies.decode(answer[RAW_BODY])
-        lines: list[bytes] = []
-        times: list[datetime] = []
-        for record in body.Records:
-            change = self._mine(record, shard)
-            if change is not None:
-                lines.append(_line(record))
-                times.append(_time(change))
-        return RecordPage(
-            lines=b"".join(lines),
-            count=len(lines),
+        page = _Page(
+            number=number,
+            shares={name: _Share() for name in self._pages.readers | {self._table}},
+            others=Counter(),
+            foreign=Counter(),
             last_position=body.Records[-1].SequenceNumber if body.Records else None,
-            oldest=min(times, default=None),
-            newest=max(times, default=None),
             next_iterator=body.NextShardIterator,
             at_tip=None if body.MillisBehindLatest is None else body.MillisBehindLatest == 0,
             bytes=sum(len(record.Data) for record in body.Records),
         )
+        for record in body.Records:
+            _sort(page, record, shard)
+        return page
+
+    def _count(self, page: _Page, share: _Share) -> None:
+        with self._lock:
+            self.foreign.update(page.foreign)
+            self.precisions.update(share.precisions)
+            for name, count in page.others.items():
+                if name not in self._pages.tables:
+                    self.tables[name] += count
 
     def whole(self, page: RecordPage) -> RecordPage:
         """The page as it is: its records carry whole items."""
         return page
 
-    def _mine(self, record: _Data, shard: str) -> _Change | None:
-        """What a record of the table tells; any other is counted."""
-        if len(record.SequenceNumber) > SEQUENCE_DIGITS:
-            raise Terminal(
-                f"Shard {shard} has the sequence number {record.SequenceNumber}, of more than"
-                f" {SEQUENCE_DIGITS} digits.",
-                "No such number is known; report this.",
-            )
-        if record.Data.startswith(AGGREGATED):
-            raise Terminal(
-                f"Record {record.SequenceNumber} of shard {shard} was aggregated by the Kinesis"
-                " Producer Library (KPL); DynamoDB sends none such, so another program writes to"
-                " this stream, and what is packed in its records cannot be told.",
-                "Give that program a stream of its own. If the records are not this table's, stream"
-                " the table to another stream, and materialize its base again.",
-            )
-        try:
-            found = _records.decode(record.Data)
-        except msgspec.ValidationError:
-            self.foreign["JSON of another kind"] += 1
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.foreign["no JSON"] += 1
-            return None
-        if found.table != self._table:
-            self.tables[found.table] += 1
-            return None
-        self.precisions[found.dynamodb.ApproximateCreationDateTimePrecision] += 1
-        return found.dynamodb
+
+def _sort(page: _Page, record: _Data, shard: str) -> None:
+    """Puts a record to those of its table, or counts it as nobody's."""
+    if len(record.SequenceNumber) > SEQUENCE_DIGITS:
+        raise Terminal(
+            f"Shard {shard} has the sequence number {record.SequenceNumber}, of more than"
+            f" {SEQUENCE_DIGITS} digits.",
+            "No such number is known; report this.",
+        )
+    if record.Data.startswith(AGGREGATED):
+        raise Terminal(
+            f"Record {record.SequenceNumber} of shard {shard} was aggregated by the Kinesis"
+            " Producer Library (KPL); DynamoDB sends none such, so another program writes to this"
+            " stream, and what is packed in its records cannot be told.",
+            "Give that program a stream of its own. If the records are not this table's, stream"
+            " the table to another stream, and materialize its base again.",
+        )
+    try:
+        found = _records.decode(record.Data)
+    except msgspec.ValidationError:
+        page.foreign["JSON of another kind"] += 1
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        page.foreign["no JSON"] += 1
+        return
+    share = page.shares.get(found.table)
+    if share is None:
+        page.others[found.table] += 1
+        return
+    share.lines.append(_line(record))
+    share.times.append(_time(found.dynamodb))
+    share.precisions[found.dynamodb.ApproximateCreationDateTimePrecision] += 1
 
 
 def _line(record: _Data) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from tailrace.config import StreamConfig, Table
+from tailrace.config import Table
 from tailrace.model import FIREHOSE, KEYS_ONLY, Epoch, Head, StreamTraits, TableDescription
 from tailrace.sources import kinesis
 from tailrace.sources.aws import Aws
@@ -21,7 +21,6 @@ class DynamoDbStreams:
 
     aws: Aws
     table: str
-    config: StreamConfig
 
     @property
     def traits(self) -> StreamTraits:
@@ -52,13 +51,18 @@ class DynamoDbStreams:
 
 
 def stream_source(
-    aws: Aws, table: Table, name: str, converted: Converted, stream_arn: str | None = None
+    aws: Aws,
+    table: Table,
+    name: str,
+    converted: Converted,
+    stream_arn: str | None = None,
+    pages: kinesis.Pages | None = None,
 ) -> DynamoDbStreams | kinesis.KinesisSource | FirehoseSource:
     """The source of that name for a table; tailrace.capture.ports.StreamSource has the contract.
     `converted` reads Parquet files. `stream_arn` is what an epoch follows, where it is asked about
-    that and not about what is configured."""
+    that and not about what is configured. `pages` are shared with other tables of one stream."""
     if name == FIREHOSE:
         return FirehoseSource(aws, table.name, table.stream, stream_arn, converted)
     if name == kinesis.SOURCE:
-        return kinesis.KinesisSource(aws, table.name, table.stream)
-    return DynamoDbStreams(aws, table.name, table.stream)
+        return kinesis.KinesisSource(aws, table.name, table.stream, pages or kinesis.Pages())
+    return DynamoDbStreams(aws, table.name)

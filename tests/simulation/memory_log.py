@@ -33,6 +33,7 @@ from tailrace.model import (
     Gap,
     Head,
     Part,
+    Passes,
     PassRecord,
     Position,
     Shape,
@@ -74,7 +75,7 @@ class Store:
     epochs: list[tuple[int, Epoch]] = field(default_factory=list)
     positions: dict[Part, tuple[int, Position]] = field(default_factory=dict)
     passes: list[PassRecord] = field(default_factory=list)
-    passes_by_stream: dict[str, list[PassRecord]] = field(default_factory=dict)
+    pass_streams: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     live: dict[int, int] = field(default_factory=dict)
     objects: list[tuple[Part, str, list[str]]] = field(default_factory=list)
@@ -107,10 +108,10 @@ class MemoryLog:
         store = self._store
         epochs = tuple(store.newest().values())
         newest = epochs[-1].number if epochs else 0
-        passes = {
-            stream: (each[-1], next((x for x in reversed(each) if x.complete), None))
-            for stream, each in store.passes_by_stream.items()
-        }
+        passes: Passes = {}
+        for stream, each in zip(store.pass_streams, store.passes, strict=True):
+            _, proof = passes.get(stream, (None, None))
+            passes[stream] = (each, each if each.complete else proof)
         last_pass, last_proof = passes_shown(epochs, passes)
         return Head(
             batch=store.batch,
@@ -185,8 +186,7 @@ class MemoryLog:
                 store.objects.append((each.part, each.position_to or "", objects))
         if commit.pass_record is not None:
             store.passes.append(commit.pass_record)
-            of_stream = store.passes_by_stream.setdefault(commit.epoch.stream_arn, [])
-            of_stream.append(commit.pass_record)
+            store.pass_streams.append(commit.epoch.stream_arn)
         if commit.state is not None:
             assert commit.at is not None
             detail = commit.epoch.detail if commit.detail is None else commit.detail

@@ -278,7 +278,7 @@ MUTATIONS = (
         "a replaced stream unnoticed",
         "No silent gap",
         "tailrace/engine.py",
-        "        if not result.ended or epoch is not head.epoch:\n",
+        "        if (is_its and not result.ended) or epoch is not head.epoch:\n",
         "        if True:\n",
     ),
     Mutation(
@@ -306,8 +306,8 @@ MUTATIONS = (
         "complete without the shards that were left unread",
         "No loss",
         DRAIN,
-        "    is_over = not unread and not run.is_its()\n",
-        "    is_over, unread = not run.is_its(), []\n",
+        "    is_over = is_lost and not unread\n",
+        "    is_over, unread = is_lost, []\n",
     ),
     Mutation(
         "a re-bootstrap that replays the stream",

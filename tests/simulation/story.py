@@ -28,7 +28,7 @@ from tests.simulation.world import (
 )
 
 SETTLE_ROUNDS = 30
-REPLACED = ("replaced", "recreated", "switched off", "deleted")
+REPLACED = ("replaced", "recreated", "switched off", "deleted", "did not stream", "is gone")
 VIEWS = ("NEW_IMAGE", "NEW_IMAGE", "NEW_AND_OLD_IMAGES", "KEYS_ONLY")
 
 # How likely each kind of weather is at one moment, when the seed has it at all.
@@ -53,8 +53,8 @@ RARE = {"vanish": 0.1}
 class Story:
     """One seed, told once."""
 
-    def __init__(self, seed: int) -> None:
-        self.world = World(seed)
+    def __init__(self, seed: int, *, kinesis: bool = False) -> None:
+        self.world = World(seed, kinesis=kinesis)
         self.truth = Truth(self.world)
         self.world.on_commit = self.truth.check
         self.world.nested = self._somebody_else
@@ -79,7 +79,7 @@ class Story:
 
     def _begin(self) -> None:
         world, rng = self.world, self.world.random
-        world.weather = _weather(rng)
+        world.weather = _weather(rng, kinesis=world.kinesis)
         dynamo = world.dynamo
         dynamo.set(
             shards=rng.randint(1, 3),
@@ -90,6 +90,8 @@ class Story:
         world.clock.advance(rng.choice((60.0, HOUR, 30 * HOUR)))
         for _ in range(rng.randint(0, 10)):
             world.write()
+        if world.kinesis:
+            world.source = rng.choice(("kinesis", "kinesis", "kinesis", "dynamodb_streams"))
         method = rng.choice(("scan", "scan", "export"))
         world.configure(method, self._adopted() if method == "export" else None)
         self._drained_at = world.clock.seconds()
@@ -144,6 +146,8 @@ class Story:
             self._time_passes()
 
     def _reconfigured(self) -> None:
+        if self.world.kinesis:
+            self.world.source = self.world.random.choice(("kinesis", "dynamodb_streams"))
         self.world.configure(self.world.random.choice(("scan", "scan", "export")))
 
     def _time_passes(self) -> None:
@@ -158,6 +162,9 @@ class Story:
     def _another_stream(self) -> None:
         """Somebody switches the stream off, and on again with some view."""
         world, rng = self.world, self.world.random
+        if world.kinesis and rng.random() < 0.6:
+            self._another_kinesis()
+            return
         world.say("the stream is switched off and on")
         world.disable_stream()
         for _ in range(rng.randint(0, 3)):
@@ -166,6 +173,23 @@ class Story:
         if rng.random() < 0.3:
             self._drain()
         world.enable_stream(rng.choice(VIEWS))
+
+    def _another_kinesis(self) -> None:
+        """The table streams nowhere for a while; perhaps the stream is made anew meanwhile."""
+        world, rng = self.world, self.world.random
+        anew = rng.random() < 0.4
+        world.say("the table does not stream" + (", and its stream is made anew" if anew else ""))
+        world.disable_kinesis()
+        if anew:
+            world.delete_kinesis()
+        for _ in range(rng.randint(0, 3)):
+            world.clock.advance(rng.choice((0.1, 60.0, 5 * HOUR)))
+            world.write()
+        with calm(world):  # of a stream that is on again before any pass nobody could know
+            self._drain()
+        if anew:
+            world.create_kinesis()
+        world.enable_kinesis()
 
     def _another_table(self) -> None:
         """Somebody deletes the table and makes another one of its name."""
@@ -260,9 +284,7 @@ class Story:
                 and not self.truth.landed(arn, sequence)
                 for arn, sequence, change in world.records
             )
-            replaced = any(
-                word in gap.reason for word in ("replaced", "recreated", "off", "deleted")
-            )
+            replaced = any(word in gap.reason for word in REPLACED)
             # A process that sleeps for hours may note shards that are long gone when it wakes.
             asleep = world.slept / HOUR
             unsure = replaced or world.weather.vanish
@@ -277,6 +299,8 @@ class Story:
         assert world.config is not None
         world.configure(world.config.tables[0].base.method, pass_seconds=600)
         world.weather.sensor_seconds = 4 * HOUR
+        if world.kinesis:  # AWS tells its time in whole seconds
+            world.clock.advance(world.weather.late_seconds + 2)
         found: Any = None
         for number in range(SETTLE_ROUNDS):
             if number == SETTLE_ROUNDS // 2 and world.weather.vanish:
@@ -295,8 +319,12 @@ class Story:
         raise Violation(f"Never caught up in fair weather: the last run said {found!r}")
 
 
-def _weather(rng: random.Random) -> Weather:
+def _weather(rng: random.Random, *, kinesis: bool) -> Weather:
     weather = Weather()
+    if kinesis:
+        weather.late = rng.choice((0.0, 0.1, 0.5))
+        weather.late_seconds = rng.choice((0.0, 5.0, 240.0))
+        weather.twice = rng.choice((0.0, 0.2))
     few = rng.random() < 0.6
     for name, (low, high) in STORMS.items():
         if rng.random() < RARE.get(name, 0.35 if few else 0.8):
@@ -311,9 +339,10 @@ def _weather(rng: random.Random) -> Weather:
     return weather
 
 
-def tell(seed: int) -> str | None:
-    """Tells a seed's story: None if every law held, else what broke and how to see it again."""
-    story = Story(seed)
+def tell(seed: int, *, kinesis: bool = False) -> str | None:
+    """Tells a seed's story: None if every law held, else what broke and how to see it again. With
+    `kinesis` the table streams to a Kinesis stream as well, and is read from either."""
+    story = Story(seed, kinesis=kinesis)
     try:
         story.tell()
     except (Violation, Stuck) as broken:
@@ -326,7 +355,8 @@ def tell(seed: int) -> str | None:
         return "\n".join(
             [
                 f"seed {seed}: {broken}",
-                f"Replay it: python -m tests.simulation --seed {seed}",
+                f"Replay it: python -m tests.simulation --seed {seed}"
+                + (" --kinesis" if kinesis else ""),
                 f"Weather: {weather or 'calm'}",
                 "What happened last:",
                 *(f"  {line}" for line in world.trace),

@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from sandbox.streams import Change
+from tailrace.lake.version import POSITION_DIGITS, RECORD_DIGITS
 from tailrace.model import FULL, LIVE, Epoch, Gap, PassRecord
 from tests.simulation.memory_log import Row, Store
-from tests.simulation.world import World
+from tests.simulation.world import Sent, World
 
 State = str | None
 
@@ -44,9 +46,12 @@ class Truth:
         for row in self._store.rows[self._rows :]:
             self._once_and_in_order(row)
         self._rows = len(self._store.rows)
-        for record in self._store.passes[self._passes :]:
+        new = slice(self._passes, None)
+        for record, stream in zip(
+            self._store.passes[new], self._store.pass_streams[new], strict=True
+        ):
             if record.complete:
-                self._proof(record)
+                self._proof(record, stream)
         self._passes = len(self._store.passes)
         self._forward()
 
@@ -74,12 +79,16 @@ class Truth:
                 raise Violation(f"Once: a second base row of {row.key} in epoch {row.epoch}.")
             self._base.add((row.version, row.key))
             return
-        sequence = int(row.version[-40:])
-        stream_arn = self._epoch(row.landed).stream_arn
+        epoch = self._epoch(row.landed)
+        is_timed = epoch.changes_from is not None
+        sequence = int(row.version[-RECORD_DIGITS if is_timed else -POSITION_DIGITS :])
+        stream_arn = epoch.stream_arn
         place = (stream_arn, sequence)
         if place in self._landed:
             raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
         self._landed[place] = row
+        if is_timed:
+            return
         last = self._last_sequence.get((stream_arn, row.key), 0)
         # Behind a generation that AWS lost, nobody knows who descends from whom.
         if sequence < last and not self._world.weather.vanish:
@@ -91,36 +100,69 @@ class Truth:
 
     # ------------------------------------------------------------------------------------ passes
 
-    def _proof(self, record: PassRecord) -> None:
+    def _proof(self, record: PassRecord, stream: str) -> None:
         """A complete pass claims every record made before it began: it is in the log, or older
         than the base that readers see, or in a gap that is stored."""
         newest = self._store.newest()
         live = [each for each in newest.values() if each.state == LIVE]
+        last = newest[max(newest)]
         began = micros(record.began_at)
-        covered = _base_at(live[-1] if live else newest[max(newest)])
+        covered = _base_at(live[-1] if live else last)
         # Without a live epoch only the newest one's own stream counts: its base covers the rest.
-        followed = {
-            each.stream_arn for each in newest.values() if live or each is newest[max(newest)]
-        }
+        followed = {each.stream_arn for each in newest.values() if live or each is last}
+        records = self._world.records
+        if self._world.kinesis:
+            # A table that streams to two places is read from one: a pass speaks for that alone.
+            followed = {stream}
+            records = [*records, *self._arrived_before(began)]
+            if last.stream_arn == stream and "beside" in last.detail:
+                covered = max(covered, _base_at(last))
+            # A base that is older than the coverage is refused: its epoch is never seen.
+            usable = last.detail.get("not_before", last.opened_at.isoformat())
+            covered = covered if live else max(covered, micros(datetime.fromisoformat(usable)))
+            self._check_unsent(record, stream, covered, began)
         missing = [
             (arn, sequence, change)
-            for arn, sequence, change in self._world.records
+            for arn, sequence, change in records
             if covered <= change.micros < began
             and arn in followed
             and (arn, sequence) not in self._landed
         ]
         for _, sequence, change in missing:
-            if not any(_within(change.micros, gap) for gap in self._store.gaps):
-                hours = (self._world.clock.now() - change.micros) / 3.6e9
-                raise Violation(
-                    f"No silent gap: a pass says it is complete from {record.began_at}, but record"
-                    f" {sequence} of {change.keys.decode()}, written {hours:.1f} hours ago, is"
-                    " neither in the log nor in a gap that is stored."
-                )
-        same_table = live and live[-1].table_id == newest[max(newest)].table_id
+            self._require_gap(record, change, f"record {sequence}")
+        same_table = live and live[-1].table_id == last.table_id
         closed = all(any(_closes(epoch, gap) for epoch in live) for gap in self._store.gaps)
-        if same_table and closed and not missing:
-            self._floor = max(self._floor, began)
+        shown = not self._world.kinesis or (live and live[-1].stream_arn == stream)
+        if same_table and closed and shown and not missing:
+            is_kinesis = stream.startswith("arn:aws:kinesis")
+            sent = self._world.sent if is_kinesis else []
+            late = [each.change.micros for each in sent if _is_late(each, began)]
+            self._floor = max(self._floor, min([began, *late]))
+
+    def _check_unsent(self, record: PassRecord, stream: str, covered: int, began: int) -> None:
+        """What the table did not send to Kinesis no pass over that stream may claim."""
+        if stream.startswith("arn:aws:kinesis"):
+            for change in self._world.unsent:
+                if covered <= change.micros < began:
+                    self._require_gap(record, change, "a change that was not sent")
+
+    def _require_gap(self, record: PassRecord, change: Change, what: str) -> None:
+        if any(_within(change.micros, gap) for gap in self._store.gaps):
+            return
+        hours = (self._world.clock.now() - change.micros) / 3.6e9
+        raise Violation(
+            f"No silent gap: a pass says it is complete from {record.began_at}, but {what} of"
+            f" {change.keys.decode()}, written {hours:.1f} hours ago, is neither in the log nor in"
+            " a gap that is stored."
+        )
+
+    def _arrived_before(self, began: int) -> list[tuple[str, int, Change]]:
+        """The records that had come to a Kinesis stream by then."""
+        return [
+            (each.stream, each.sequences[0], each.change)
+            for each in self._world.sent
+            if each.arrived is not None and each.arrived < began
+        ]
 
     # -------------------------------------------------------------------------------- what is seen
 
@@ -159,6 +201,11 @@ class Truth:
             f" {len(states) - 1}; they had seen state {start}, and a complete pass had proven"
             f" state {fresh}."
         )
+
+
+def _is_late(sent: Sent, began: int) -> bool:
+    """Whether a change made before then had not come to its Kinesis stream yet."""
+    return sent.change.micros < began and (sent.arrived is None or sent.arrived >= began)
 
 
 def visible(store: Store) -> dict[str, str]:

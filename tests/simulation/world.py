@@ -37,6 +37,7 @@ from botocore.retries.quota import RetryQuota
 from botocore.useragent import UserAgentString
 
 import sandbox.exports
+import sandbox.kinesis
 import sandbox.streams
 import sandbox.tables
 import tailrace.capture.bootstrap
@@ -56,6 +57,7 @@ from tailrace.config import (
     Config,
     DynamoDbStreamsConfig,
     ExportBase,
+    KinesisConfig,
     RepairConfig,
     ScanBase,
     Warehouse,
@@ -67,6 +69,7 @@ from tailrace.sources.aws import Aws
 from tests.simulation.memory_log import MemoryLog, Store
 
 REGION, TABLE, MODEL, BUCKET = "us-east-1", "orders", "orders", "exports"
+STREAM = "changes"
 START = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1_000_000)
 HOUR = 3600.0
 STEPS_MAX = 20_000
@@ -109,6 +112,20 @@ class Weather:
     listing_lag_seconds: float = 0.0
     slow_base_seconds: float = 0.0
     sensor_seconds: float = 0.0
+    late: float = 0.0
+    late_seconds: float = 0.0
+    twice: float = 0.0
+
+
+@dataclass
+class Sent:
+    """A change that a table sent to Kinesis: to which stream, when it first came there (None: not
+    yet), and the sequence numbers that it has there."""
+
+    change: Change
+    stream: str = ""
+    arrived: int | None = None
+    sequences: list[int] = field(default_factory=list)
 
 
 class WorldClock(Clock):
@@ -165,6 +182,11 @@ class World:
     written: int = 0
     divided: int = 0
     fatal: int = 0
+    kinesis: bool = False
+    source: str = "dynamodb_streams"
+    microseconds: bool = True
+    sent: list[Sent] = field(default_factory=list)
+    unsent: list[Change] = field(default_factory=list)
     slept: float = 0.0
     nested: Callable[[], None] = lambda: None
     sensor: Callable[[], None] = lambda: None
@@ -197,6 +219,8 @@ class World:
         for patched in self._patches():
             stack.enter_context(patched)
         self.dynamo = Dynamo(self.clock, self._put_object)
+        if self.kinesis:
+            self.dynamo._send = self._to_kinesis  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,6 +258,9 @@ class World:
         yield patch.object(sandbox.tables, "PAGE_BYTES", choose((120, 400, 10_000)))
         yield patch.object(sandbox.streams, "MAX_RECORD_BYTES", choose((500, 1500, 100_000)))
         yield patch.object(sandbox.streams, "SHARDS_PER_PAGE", choose((2, 5, 100)))
+        if self.kinesis:
+            yield patch.object(sandbox.kinesis, "MAX_BYTES", choose((800, 3000, 10**7)))
+            yield patch.object(sandbox.kinesis, "SHARDS_PER_PAGE", choose((2, 5, 1000)))
         yield patch.object(tailrace.capture.stage, "FLUSH_SECONDS", choose((0.0, 0.5, 30.0)))
         yield patch.object(tailrace.capture.bootstrap, "EXPORT_BATCH_FILES", choose((1, 2, 64)))
         # Thirty hours of polls would be all that a story tells.
@@ -290,7 +317,10 @@ class World:
             base = ExportBase(bucket=BUCKET, prefix="p", export_arn=export_arn)
         repair = RepairConfig(bucket=self.random.choice((None, BUCKET)))
         seconds = pass_seconds or self.random.choice((1.0, 5.0, 40.0, 40.0))
+        stream: DynamoDbStreamsConfig | KinesisConfig
         stream = DynamoDbStreamsConfig(pass_seconds=seconds)
+        if self.source == "kinesis":
+            stream = KinesisConfig(pass_seconds=seconds, late_seconds=self.weather.late_seconds)
         self.config = Config(
             warehouse=Warehouse(
                 catalog=f"sqlite:{self.folder}/none.sqlite", data_path=str(self.folder)
@@ -386,6 +416,8 @@ class World:
             item = {**key, "v": {"N": str(value)}, "pad": {"S": "x" * self.random.randint(0, 90)}}
             self.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": item})
         self.clock.advance(self.random.choice((0.0, 0.001, 0.3)))
+        if self.kinesis and not self.microseconds:
+            self.clock.advance(0.001)  # of two changes in one millisecond no order is promised
 
     def create(self, view_type: str) -> None:
         """A table with point-in-time recovery and a stream."""
@@ -400,6 +432,74 @@ class World:
         for _ in range(self.random.randint(0, 30)):
             self.write()
         self.enable_stream(view_type)
+        if self.kinesis:
+            if ("us-east-1", STREAM) not in self.dynamo.kinesis.streams:
+                self.create_kinesis()
+            self.enable_kinesis()
+
+    def create_kinesis(self) -> None:
+        """A Kinesis stream; perhaps another one than before, of the same name."""
+        self.clock.advance(1.0)  # streams are told apart by the second
+        shards = self.random.randint(1, 3)
+        asked = {"StreamName": STREAM, "ShardCount": shards}
+        self.dynamo.kinesis.answer("CreateStream", REGION, asked)
+
+    def delete_kinesis(self) -> None:
+        """The Kinesis stream is gone, with all that it held."""
+        self.dynamo.kinesis.answer("DeleteStream", REGION, {"StreamName": STREAM})
+
+    def kinesis_stream(self) -> sandbox.kinesis.Stream:
+        """The Kinesis stream that there is."""
+        return self.dynamo.kinesis.streams[REGION, STREAM]
+
+    def enable_kinesis(self) -> None:
+        """The table's changes go to Kinesis from now on."""
+        self.microseconds = self.random.random() < 0.5
+        precision = "MICROSECOND" if self.microseconds else "MILLISECOND"
+        setting = {"ApproximateCreationDateTimePrecision": precision}
+        arn = f"arn:aws:kinesis:{REGION}:123456789012:stream/{STREAM}"
+        self._ask(
+            "EnableKinesisStreamingDestination",
+            StreamArn=arn,
+            EnableKinesisStreamingConfiguration=setting,
+        )
+
+    def disable_kinesis(self) -> None:
+        """The table's changes go there no more."""
+        self._ask("DisableKinesisStreamingDestination", StreamArn=self.kinesis_stream().arn)
+
+    def _to_kinesis(self, table: Table, change: Change) -> None:
+        """Sends a change to Kinesis as AWS may: late, out of order, twice."""
+        if not any(each.status == "ACTIVE" for each in table.destinations.values()):
+            self.unsent.append(change)
+        for arn, destination in table.destinations.items():
+            if destination.status != "ACTIVE":
+                continue
+            sent = Sent(change)
+            self.sent.append(sent)
+            data = sandbox.kinesis.data_of(
+                change, table.name, REGION, microseconds=destination.microseconds, event_id="e"
+            )
+            key = sandbox.kinesis.partition_key_of(change)
+            roll = self.random.random
+            copies = 1 if self.quiet or roll() >= self.weather.twice else 2
+            for _ in range(copies):
+                late = 0.0 if self.quiet or roll() >= self.weather.late else roll()
+                wait = int(late * self.weather.late_seconds * 1_000_000)
+
+                def arrive(sent: Sent = sent, data: bytes = data, key: str = key) -> None:
+                    stream = self.dynamo.kinesis.by_arn(arn)  # noqa: B023
+                    if stream is None:
+                        return
+                    put = self.dynamo.kinesis.put(stream, data, key)
+                    sent.stream = _known_as(stream)
+                    sent.arrived = sent.arrived or self.clock.now()
+                    sent.sequences.append(int(put["SequenceNumber"]))
+
+                if wait:
+                    self.clock.timers.append((self.clock.now() + wait, arrive))
+                else:
+                    arrive()
 
     def enable_stream(self, view_type: str) -> None:
         """A stream from now on; its ARN ends in this time."""
@@ -425,8 +525,30 @@ class World:
     def _ask(self, operation: str, **arguments: Any) -> None:
         self.dynamo.answer(operation, REGION, {"TableName": TABLE, **arguments})
 
+    def reshard(self) -> None:
+        """Some shard of the Kinesis stream is split, or two are merged into one."""
+        kinesis, stream = self.dynamo.kinesis, self.kinesis_stream()
+        shards = sorted(stream.open_shards(), key=lambda shard: shard.low)
+        self.divided += 1
+        body: dict[str, Any] = {"StreamName": STREAM}
+        if len(shards) > 1 and (len(shards) >= SHARDS_MAX or self.random.random() < 0.5):
+            number = self.random.randrange(len(shards) - 1)
+            one, other = shards[number].id, shards[number + 1].id
+            merged = {"ShardToMerge": one, "AdjacentShardToMerge": other}
+            kinesis.answer("MergeShards", REGION, body | merged)
+            self.say(f"{one} and {other} are merged")
+        else:
+            shard = self.random.choice(shards)
+            middle = str((shard.low + shard.high) // 2)
+            split = {"ShardToSplit": shard.id, "NewStartingHashKey": middle}
+            kinesis.answer("SplitShard", REGION, body | split)
+            self.say(f"{shard.id} is split")
+
     def divide(self) -> None:
         """Some open shard closes; one or two take its place."""
+        if self.kinesis and self.random.random() < 0.7:
+            self.reshard()
+            return
         stream = None if self.deleted else self.table.stream
         if stream is None:
             return
@@ -476,8 +598,10 @@ class World:
         self._alive(process)
         self._bound()
         target = request.headers.get("X-Amz-Target")
-        name = (target.decode() if isinstance(target, bytes) else target or "").rpartition(".")[2]
-        operation = name or "GetObject"
+        called = target.decode() if isinstance(target, bytes) else target or ""
+        operation = called.rpartition(".")[2] or "GetObject"
+        if called.startswith("Kinesis"):
+            operation = f"kinesis:{operation}"
         self.clock.advance(0.001 + 0.03 * self.random.random())
         if operation in ("Scan", "GetObject") and self.weather.slow_base_seconds and not self.quiet:
             self.clock.advance(self.random.random() * self.weather.slow_base_seconds)
@@ -519,8 +643,10 @@ class World:
         if self.random.random() >= self.weather.fault:
             return ""
         kinds = ["InternalServerError", "closed", "timeout", "lost", *THROTTLES]
-        if operation == "GetRecords":
+        if operation.endswith("GetRecords"):
             kinds += ["ExpiredIteratorException"] * 3
+        if operation == "kinesis:GetRecords":
+            kinds += ["KMSThrottlingException", "InternalFailureException"]
         if operation == "GetObject":
             kinds = ["SlowDown", "InternalError", "closed", "timeout"]
         kind = self.random.choice(kinds)
@@ -537,10 +663,23 @@ class World:
             if fault and fault not in ("lost", "closed", "timeout"):
                 raise AwsError(fault, "injected", 500 if fault.startswith("Internal") else 400)
             body = msgspec.json.decode(request.body)
+            if operation.startswith("kinesis:"):
+                return 200, self._kinesis(operation.partition(":")[2], body), kind
             return 200, self._dynamo(operation, body), kind
         except AwsError as error:
             content = {"__type": f"com.amazonaws.dynamodb#{error.code}", "message": error.message}
             return error.status, msgspec.json.encode(content), kind
+
+    def _kinesis(self, operation: str, body: dict[str, Any]) -> bytes:
+        if operation == "GetRecords" and not self.quiet:
+            reader = (len(self.processes), "kinesis")
+            if self._empties.get(reader, 0) < 2 and self.random.random() < self.weather.empty:
+                self._empties[reader] = self._empties.get(reader, 0) + 1
+                self.dynamo.kinesis_answer(operation, REGION, body)  # for its errors
+                again = {"Records": [], "NextShardIterator": body["ShardIterator"]}
+                return msgspec.json.encode(again | {"MillisBehindLatest": 1000})
+            self._empties[reader] = 0
+        return self.dynamo.kinesis_answer(operation, REGION, body)
 
     def _dynamo(self, operation: str, body: dict[str, Any]) -> bytes:
         if operation == "Scan" and not body.get("ConsistentRead") and not self.quiet:
@@ -665,6 +804,12 @@ class World:
         return done, [task for task in tasks if not task.done]
 
 
+def _known_as(stream: sandbox.kinesis.Stream) -> str:
+    """How an epoch calls a Kinesis stream."""
+    created = datetime.fromtimestamp(stream.created / 1_000_000, UTC)
+    return f"{stream.arn}@{created:%Y-%m-%dT%H:%M:%S}"
+
+
 class _Task:
     """A future whose work runs when somebody waits for it, in an order that the seed chose."""
 
@@ -738,7 +883,7 @@ class _Machines:
         return aws
 
     def _connect(self, aws: Aws) -> None:
-        for service in ("dynamodb", "dynamodbstreams", "s3"):
+        for service in ("dynamodb", "dynamodbstreams", "kinesis", "s3"):
             events = aws.client(service).meta.events
             events.register("before-send", self._send)
             # Nobody checks the signatures, and they cost as much as all the rest.
