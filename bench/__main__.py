@@ -14,11 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import capture, merge, minute, proof
+from bench import capture, merge, minute, proof, week
 from bench.report import Figure, as_json, show
 
 WIDTH = 110
 NAMES = ("export", "scan", "drain", "firehose", "proof", "merge", "minute")
+# They take long: only by name.
+LONG = ("week",)
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def _run(
         return merge.run(merge.SMALL if options.small else merge.Size(), tell)
     if name == "minute":
         return minute.run(minute.SMALL if options.small else minute.Size(), tell)
+    if name == "week":
+        return week.run(week.SMALL if options.small else week.Size(), tell)
     if name == "proof":
         return proof.run(proof.SMALL if options.small else proof.Size(), cache, tell)
     size = capture.SMALL if options.small else capture.Size()
@@ -57,7 +61,7 @@ def _run(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + LONG)}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--pairs", type=int, help="interleaved pairs of each (3)")
     parser.add_argument("--items", type=int, help="items in the export (500,000)")
@@ -76,10 +80,10 @@ def _options() -> argparse.Namespace:
         help="where prepared input is kept between runs",
     )
     options = parser.parse_args()
-    unknown = set(options.names) - set(NAMES)
+    unknown = set(options.names) - {*NAMES, *LONG}
     if unknown:
         parser.error(
-            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
+            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES + LONG)}"
         )
     return options
 

@@ -10,7 +10,8 @@ from datetime import UTC
 import dagster as dg
 
 from assets import names
-from assets.maintenance import OP as MAINTENANCE
+from assets.maintenance import JOB as MAINTENANCE
+from assets.maintenance import OP as MAINTAIN
 from assets.maintenance import build_maintenance_op
 from assets.reconciliation import JOB as RECONCILE
 from tailrace.config import Table
@@ -80,7 +81,7 @@ def _maintenance_job() -> dg.JobDefinition:
 
 def _maintenance_run(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     full = context.scheduled_execution_time.astimezone(UTC).hour == FULL_HOUR
-    return dg.RunRequest(run_config={"ops": {MAINTENANCE: {"config": {"full": full}}}})
+    return dg.RunRequest(run_config={"ops": {MAINTAIN: {"config": {"full": full}}}})
 
 
 def build_schedules() -> list[dg.ScheduleDefinition]:

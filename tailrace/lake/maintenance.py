@@ -419,13 +419,20 @@ class _Upkeep:
         """Deletes files that no snapshot has any more, after the time of grace."""
         which = "cleanup_all => true"
         if self._limits.grace > timedelta():
-            # By whole days, for the same reason as above.
-            last = (datetime.now(UTC) - self._limits.grace).replace(
-                hour=0, minute=0, second=0, microsecond=0
-            ) - timedelta(microseconds=1)
-            which = f"older_than => {value(last)}"
-        call = f"CALL ducklake_cleanup_old_files({literal(CATALOG)}, {which})"
-        yield len(self._commit(lambda: self._fetch(call)))
+            which = f"older_than => {value(datetime.now(UTC) - self._limits.grace)}"
+
+        def cleaned() -> int:
+            if sqlite_path(self._warehouse):
+                # DuckLake notes these times with a space and asks for them with a T, as texts:
+                # every file of a day would be older than any time of that day.
+                self._fetch(
+                    f"UPDATE {METADATA}.ducklake_files_scheduled_for_deletion"
+                    " SET schedule_start = replace(schedule_start, ' ', 'T')"
+                    " WHERE contains(schedule_start, ' ')"
+                )
+            return len(self._fetch(f"CALL ducklake_cleanup_old_files({literal(CATALOG)}, {which})"))
+
+        yield self._commit(cleaned)
 
     def _clean_orphans(self) -> Iterator[int]:
         """Deletes files that no commit has taken in: their writers were killed."""

@@ -14,7 +14,7 @@ import pytest
 from sandbox.compare import Comparison, compare
 from sandbox.workload import churn
 from tailrace.capture import bootstrap
-from tailrace.config import Config, load_config
+from tailrace.config import Config, Warehouse, load_config
 from tailrace.engine import Engine
 from tailrace.lake.attach import connect
 from tailrace.model import DrainResult
@@ -96,3 +96,23 @@ def assert_equal(config: Config, dynamodb: Any, table_name: str, model: str) -> 
     found = compared(config, dynamodb, table_name, model)
     assert found.equal, found.differences[:5]
     assert found.items_in_table > 0
+
+
+def files_on_disk(warehouse: Warehouse) -> set[str]:
+    """Every file in the warehouse's folder."""
+    return {str(path) for path in Path(warehouse.data_path).rglob("*.parquet")}
+
+
+def files_needed(warehouse: Warehouse) -> set[str]:
+    """Every file that the warehouse's tables are made of now."""
+    needed = set()
+    with connect(warehouse, read_only=True) as con:
+        tables = con.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables"
+            " WHERE table_catalog = 'lake' AND table_type = 'BASE TABLE'"
+        ).fetchall()
+        for schema, table in tables:
+            listed = f"ducklake_list_files('lake', '{table}', schema => '{schema}')"
+            for files in con.execute(f"SELECT data_file, delete_file FROM {listed}").fetchall():
+                needed |= {*files} - {None}
+    return needed

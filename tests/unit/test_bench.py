@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+from bench import week
 from bench.items import ATTRIBUTES, Items
 from bench.minute import _role
+from tailrace.lake import maintenance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +47,14 @@ def test_processes_are_told_apart_by_what_they_run() -> None:
     assert _role("python -m dagster api grpc --lazy-load-user-code") == "code server, its ticks"
     forks = "python -c from multiprocessing.forkserver import main; main(['dagster._daemon'])"
     assert _role(forks) == "runs"
+
+
+def test_after_many_minutes_there_is_no_more_than_after_one_day_of_them() -> None:
+    found = week.lived(week.SMALL)
+    first, last = found["first day"], found["end"]
+    assert last["snapshots"] <= first["snapshots"] * 1.5
+    assert last["files"] <= first["files"] + maintenance.LEVEL_FILES
+    assert last["old files"] <= first["old files"] * 1.5 + maintenance.LEVEL_FILES
 
 
 SERVING = """

@@ -167,7 +167,7 @@ def test_maintenance_is_on_each_hour_among_the_merges_and_does_everything_once_a
         at = datetime(2026, 11, 26, hour, 41, tzinfo=UTC)
         with dg.build_schedule_context(scheduled_execution_time=at) as context:
             [request] = schedule.evaluate_tick(context).run_requests or []
-        full[hour] = request.run_config["ops"]["maintenance"]["config"]["full"]
+        full[hour] = request.run_config["ops"]["maintain"]["config"]["full"]
     assert [hour for hour, value in full.items() if value] == [3]
 
 

@@ -36,6 +36,7 @@ from tailrace.model import (
     Staged,
     TableDescription,
 )
+from tests.integration.replica import files_needed, files_on_disk
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 TABLE = TableDescription("t", "arn", "id", (KeyAttribute("pk", "S"),), "stream", "NEW_IMAGE")
@@ -132,25 +133,6 @@ def seen(warehouse: Warehouse) -> dict[str, Any]:
         return {name: con.execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables}
 
 
-def files_on_disk(warehouse: Warehouse) -> set[str]:
-    return {str(path) for path in Path(warehouse.data_path).rglob("*.parquet")}
-
-
-def files_needed(warehouse: Warehouse) -> set[str]:
-    found = set()
-    with connect(warehouse, read_only=True) as con:
-        for schema, table in con.execute(
-            "SELECT table_schema, table_name FROM information_schema.tables"
-            " WHERE table_catalog = 'lake' AND table_type = 'BASE TABLE'"
-        ).fetchall():
-            for data, deleted in con.execute(
-                "SELECT data_file, delete_file FROM"
-                f" ducklake_list_files('lake', '{table}', schema => '{schema}')"
-            ).fetchall():
-                found |= {data, deleted} - {None}
-    return found
-
-
 def done(result: Maintenance, name: str) -> int:
     assert result.failures == ()
     return sum(step.done for step in result.steps if step.name == name)
@@ -245,20 +227,21 @@ def test_what_a_reader_or_time_travel_may_need_stays(warehouse: Warehouse) -> No
         assert reader.execute(f"{query} {at}").fetchall() == expected
 
 
-def test_files_wait_for_whole_days_and_snapshots_to_the_second(warehouse: Warehouse) -> None:
-    """DuckLake compares the times in a SQLite catalog as texts that never meet within a day."""
-    kept = maintain(warehouse, Limits(keep=timedelta(hours=1), grace=timedelta(hours=1)))
+def test_snapshots_and_files_stay_for_their_time_to_the_second(warehouse: Warehouse) -> None:
+    """DuckLake compares the times in a SQLite catalog as texts of two forms: by itself it would
+    take everything of today for older than any time of today."""
+    hour, moment = timedelta(hours=1), timedelta(milliseconds=1)
+    kept = maintain(warehouse, Limits(keep=hour, grace=hour))
     assert (done(kept, "snapshots"), done(kept, "clean")) == (0, 0)
+    assert kept.after.old_files > 0
     time.sleep(0.05)
-    gone = maintain(warehouse, Limits(keep=timedelta(milliseconds=1), grace=timedelta(hours=1)))
-    assert done(gone, "snapshots") == kept.after.snapshots - 1
-    assert done(gone, "clean") == 0
-    with connect(warehouse) as con:
-        metadata = "__ducklake_metadata_lake.ducklake_files_scheduled_for_deletion"
-        con.execute(f"UPDATE {metadata} SET schedule_start = '2026-01-01 23:59:59.5+00'")
-    cleaned = maintain(warehouse, Limits(keep=NO_TIME, grace=timedelta(hours=1)))
-    assert done(cleaned, "clean") > 0
-    assert cleaned.after.old_files <= cleaned.before.old_files
+    expired = maintain(warehouse, Limits(keep=moment, grace=hour))
+    assert done(expired, "snapshots") == kept.after.snapshots - 1
+    assert done(expired, "clean") == 0
+    time.sleep(0.05)
+    cleaned = maintain(warehouse, Limits(keep=hour, grace=moment))
+    assert done(cleaned, "clean") == expired.after.old_files
+    assert cleaned.after.old_files == 0
 
 
 def test_files_of_writers_that_were_killed_go_and_those_of_others_stay(
