@@ -97,9 +97,10 @@ def _told(model: str, outcome: Any) -> str:
     tip = "to the tip" if outcome.reached_tip else "not to the tip yet"
     live = "; the table is live now" if outcome.went_live else ""
     gap = f"; {gap_text(outcome.gaps)}" if outcome.gaps else ""
+    notices = "".join(f"; {notice}" for notice in outcome.notices)
     return (
         f"{model}: {outcome.rows:,} changes from {outcome.shards_read} shards, {tip},"
-        f" {outcome.seconds:.1f} s{live}{gap}"
+        f" {outcome.seconds:.1f} s{live}{gap}{notices}"
     )
 
 

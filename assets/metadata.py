@@ -78,6 +78,8 @@ def changes_metadata(
     }
     if result.lag_seconds is not None:
         metadata["lag seconds"] = round(result.lag_seconds, 1)
+    if result.notices:
+        metadata["left out"] = "\n".join(result.notices)
     if result.newest_change is not None:
         metadata["newest change"] = dg.MetadataValue.timestamp(result.newest_change)
     return {name: value for name, value in metadata.items() if value is not None}

@@ -684,12 +684,17 @@ def _summarise(result: SyncResult, models: Sequence[str], tell: Callable[[str], 
         last = result.passes.get(model)
         if last is not None:
             tell(f"{model}: {_describe(last)}, {result.rows[model]:,} changes")
+            for notice in last.notices:
+                tell(f"{model}: {notice}")
 
 
 def _describe(last: DrainResult) -> str:
     if last.state == "live":
         tip = "at the tip" if last.reached_tip else "more to read: the next pass goes on"
         return f"live, {tip}"
+    if last.state == "base_complete" and last.reached_tip and last.delay_seconds:
+        delay = f"{last.delay_seconds:.0f} s"
+        return f"not live yet: what its source may bring late is waited for, {delay}"
     if last.state == "base_complete":
         return "not live yet, a pass has to reach the tip first (--until-caught-up waits for it)"
     return f"not live yet ({last.state})"

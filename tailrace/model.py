@@ -356,12 +356,14 @@ def gap_text(gaps: Sequence[Gap]) -> str:
 
 @dataclass(frozen=True)
 class Staged:
-    """Files that wait for a commit, all of one shape. `read_at` is when base rows were read."""
+    """Files that wait for a commit, all of one shape. `read_at` is when base rows were read. Where
+    `repeats`, records may stand in them twice, or in the log already: each lands once."""
 
     shape: Shape
     files: tuple[str, ...]
     rows: int
     read_at: datetime | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -515,7 +517,7 @@ class DrainResult:
     """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
     tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
     age of the proof, by AWS's clock. `calls` to AWS. `notices`: what somebody should know of what
-    was left out, counted."""
+    was left out, counted. A change may take `delay_seconds` until its source has it."""
 
     model: str
     epoch: int | None
@@ -533,6 +535,7 @@ class DrainResult:
     seconds: float = 0.0
     calls: int = 0
     notices: tuple[str, ...] = ()
+    delay_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ proves and how models are built is left to the engine and to `build`, which are 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -231,13 +232,19 @@ def _catch_up(
             _read_bases(engine, torn, repairs, result, tell, pace)
             behind = [model for model in behind if model not in result.failures or model in failed]
         fruitless = 0 if rows else fruitless + 1
-        if behind and fruitless >= FRUITLESS_PASSES_MOST:
+        if behind and fruitless >= FRUITLESS_PASSES_MOST + _waits(behind, result, pace):
             result.failures.update({model: _stuck(model, result) for model in behind})
             return
         if behind and fruitless:
             pace.sleep(min(0.5 * 2 ** min(fruitless, 10), pace.rest_seconds_most))
         elif behind:
             tell(f"Still behind: {', '.join(behind)} ({rows:,} changes in this pass)")
+
+
+def _waits(models: Sequence[str], result: SyncResult, pace: Pace) -> int:
+    """The passes that find nothing while what their sources may still bring is waited for."""
+    delays = [result.passes[model].delay_seconds for model in models if model in result.passes]
+    return math.ceil(max(delays, default=0.0) / pace.rest_seconds_most)
 
 
 def _goes_on(

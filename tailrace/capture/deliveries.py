@@ -202,6 +202,7 @@ def drain(
         lag_seconds=_lag(head, clock),
         seconds=clock.monotonic() - started,
         calls=source.calls,
+        delay_seconds=record.delay_seconds,
         notices=tuple(f"{what}: {count:,}" for what, count in run.notices.items()),
     )
 
@@ -362,7 +363,7 @@ def _commit(
     ]
     progress = _progress(run, batch, contents, notices)
     files = tuple(str(path) for path, each in arrived if each.rows)
-    staged = Staged(Shape.KINESIS_RECORDS, files, progress.rows) if files else None
+    staged = Staged(Shape.KINESIS_RECORDS, files, progress.rows, repeats=True) if files else None
     gap = _gap(run, damage, delay)
     run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
     run.position = Position(progress.position_to)

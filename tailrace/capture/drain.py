@@ -190,6 +190,7 @@ def drain(
         went_live=live,
         gaps=tuple(coverage.open_gaps(log.head(model))),
         notices=stream.notices,
+        delay_seconds=stream.traits.late.total_seconds(),
         newest_change=run.stage.newest,
         lag_seconds=(clock.aws_now() - proof.proves_until).total_seconds() if proof else None,
         seconds=clock.monotonic() - started,

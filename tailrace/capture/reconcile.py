@@ -367,7 +367,9 @@ def _settled(
     """The ledger's head once it holds a complete pass that began at `until` or later, whosever.
 
     Raises Retryable where passes come to no end, or another epoch went live."""
-    _wait_until(run, until)
+    proof = run.log.head(run.model).last_proof
+    delay = proof.delay_seconds if proof else 0.0  # no pass proves what is not delivered yet
+    _wait_until(run, until + timedelta(seconds=delay))
     patient_until = run.clock.monotonic() + patience_seconds
     fruitless = 0
     for _ in range(PASSES_MAX):

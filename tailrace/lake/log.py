@@ -161,7 +161,11 @@ class ChangeLog:
         Terminal where a staged row is not what the shape promises."""
 
         def body(con: duckdb.DuckDBPyConnection) -> int:
-            batch = self._in_transaction(con, lambda: self._commit(con, model, commit))
+            try:
+                batch = self._in_transaction(con, lambda: self._commit(con, model, commit))
+            except _RepeatsError as found:  # seldom: so that all others need not be looked up
+                span = found.span
+                batch = self._in_transaction(con, lambda: self._commit(con, model, commit, span))
             self._move_head(con, model, commit)
             return batch
 
@@ -236,14 +240,23 @@ class ChangeLog:
                 _insert_part(con, model, batch, Commit(replace(epoch, number=number)), progress)
         return batch
 
-    def _commit(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> int:
+    def _commit(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        model: str,
+        commit: Commit,
+        span: tuple[str, str] | None = None,
+    ) -> int:
         head = self._head(con, model)
         _check_fence(model, head, commit)
         assert head.table is not None
         batch = head.batch + 1
         if commit.staged is not None and commit.staged.rows:
             eras = head.eras(commit.epoch)
-            self._land(con, model, commit, batch, head.table.key, eras)
+            landed = self._land(con, model, commit, batch, head.table.key, eras, span)
+            if span is not None:  # of one part: what is delivered as objects
+                [part] = commit.parts
+                commit = replace(commit, parts=(replace(part, rows=landed),))
         for part in commit.parts:
             _insert_part(con, model, batch, commit, part)
         if commit.pass_record is not None:
@@ -265,7 +278,10 @@ class ChangeLog:
         batch: int,
         key: tuple[KeyAttribute, ...],
         eras: Sequence[Era],
-    ) -> None:
+        span: tuple[str, str] | None,
+    ) -> int:
+        """Lands what is staged; returns the rows. With a `span` of versions each record lands
+        once, and not if it stands in the log. Raises _RepeatsError where that is needed."""
         staged = commit.staged
         assert staged is not None
         epoch = commit.epoch
@@ -276,6 +292,8 @@ class ChangeLog:
         rows = discovery.watched_sql(rows, expected)
         counted = discovery.count(con)
         log = ident(CHANGES, model)
+        if span is not None:
+            rows = _once_sql(rows, log, span)
         try:
             landed = con.execute(
                 f"INSERT INTO {log} SELECT {batch},"
@@ -290,12 +308,14 @@ class ChangeLog:
                 raise _without_version(model) from error
             raise
         count = int(landed[0]) if landed else 0
-        if count != staged.rows:
+        if count != staged.rows and span is None:
             raise Terminal(
                 f"{model}: {staged.rows} rows were expected in {', '.join(staged.files)},"
                 f" but {count} were read.",
                 "Nothing was committed. If it happens again, keep the files and report it.",
             )
+        if staged.repeats and span is None:
+            _require_once(con, log, batch)
         if discovery.count(con) == counted + 1:
             found = [] if known else expected
         else:
@@ -305,6 +325,7 @@ class ChangeLog:
             con.execute(discovery.insert_sql(model, batch, found))
             # Learned only once committed: a rolled-back batch teaches nothing.
             self._learned = (model, found)
+        return count
 
     def _attributes(
         self, con: duckdb.DuckDBPyConnection, model: str
@@ -365,6 +386,39 @@ class ChangeLog:
                     time.sleep(random.uniform(0, wait))  # noqa: S311
                     wait = min(wait * 2, COMMIT_WAIT_MAX_SECONDS)
         raise AssertionError("unreachable")
+
+
+class _RepeatsError(Exception):
+    """Records landed that stand in the log already, or twice: their versions lie in `span`."""
+
+    def __init__(self, span: tuple[str, str]) -> None:
+        super().__init__(span)
+        self.span = span
+
+
+def _require_once(con: duckdb.DuckDBPyConnection, log: str, batch: int) -> None:
+    """Raises _RepeatsError where a record of the batch has the version and key of another row.
+    Versions begin with their time, so few files are looked into."""
+    ((first, last),) = con.execute(
+        f"SELECT min(version), max(version) FROM {log} WHERE batch = {batch}"
+    ).fetchall()
+    ((repeated,),) = con.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM {log} WHERE version BETWEEN {literal(first)} AND"
+        f" {literal(last)} GROUP BY version, key HAVING count(*) > 1 AND bool_or(batch = {batch}))"
+    ).fetchall()
+    if repeated:
+        raise _RepeatsError((first, last))
+
+
+def _once_sql(rows: str, log: str, span: tuple[str, str]) -> str:
+    """The rows of which the log has none, each once."""
+    return f"""
+        SELECT * EXCLUDE copy
+        FROM (SELECT *, row_number() OVER (PARTITION BY version, key) AS copy FROM ({rows})) AS r
+        WHERE copy = 1 AND NOT EXISTS (
+            FROM {log} AS known
+            WHERE known.version BETWEEN {literal(span[0])} AND {literal(span[1])}
+                AND known.version = r.version AND known.key = r.key)"""
 
 
 def is_lost_race(error: BaseException) -> bool:

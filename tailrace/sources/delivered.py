@@ -45,13 +45,13 @@ class DamagedError(ValueError):
     """What AWS delivered is not whole any more; the text says how."""
 
 
-class _Change(msgspec.Struct):
+class _Change(msgspec.Struct, gc=False):
     ApproximateCreationDateTime: int
     Keys: msgspec.Raw
     ApproximateCreationDateTimePrecision: str = "MILLISECOND"
 
 
-class _Record(msgspec.Struct):
+class _Record(msgspec.Struct, gc=False):
     eventID: str  # noqa: N815
     eventName: str  # noqa: N815
     tableName: str  # noqa: N815
@@ -130,37 +130,55 @@ class _Taking:
             for head in heads:
                 text = text.replace(b"}" + head, b"}\n" + head)
             *lines, left = text.split(b"\n")
-            for number, line in enumerate(lines):
-                if not self._line(line):
-                    self._slowly(b"\n".join([*lines[number:], left]) + b"".join(chunks))
-                    return
-        if not self._line(left):
+            if (number := self._lines(lines)) < len(lines):
+                self._slowly(b"\n".join([*lines[number:], left]) + b"".join(chunks))
+                return
+        if not self._lines([left]):
             self._slowly(left)
 
-    def _line(self, line: bytes) -> bool:
-        """Takes a line that holds one JSON value, or nothing; False where it holds another."""
-        try:
-            record = _record.decode(line)
-        except msgspec.ValidationError:
-            return self._foreign(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return not line.strip()
-        micros = record.dynamodb.ApproximateCreationDateTime
-        if record.dynamodb.ApproximateCreationDateTimePrecision != "MICROSECOND":
-            micros *= 1_000
-        if not (0 < len(record.eventID) <= ID_MOST and 0 <= micros < MICROS_MOST):
-            return self._foreign(line)
-        if record.tableName != self._table:
-            self.found.others[record.tableName] += 1
-            return True
-        self._out.write(line)
-        self._out.write(b"\n")
+    def _lines(self, lines: list[bytes]) -> int:
+        """Takes lines that each hold one JSON value, or nothing, up to one that does not; returns
+        how many. The hot path: whatever is not a record of DynamoDB's is left to others."""
+        own: list[bytes] = []
+        times: list[int] = []
+        number = 0
+        for line in lines:
+            try:
+                record = _record.decode(line)
+                change = record.dynamodb
+                micros = change.ApproximateCreationDateTime
+                if change.ApproximateCreationDateTimePrecision != "MICROSECOND":
+                    micros *= 1_000
+                if not (0 < len(record.eventID) <= ID_MOST and 0 <= micros < MICROS_MOST):
+                    raise msgspec.ValidationError
+            except (ValueError, RecursionError) as error:
+                if not self._is_other(line, error):
+                    break
+            else:
+                if record.tableName == self._table:
+                    own.append(line)
+                    times.append(micros)
+                else:
+                    self.found.others[record.tableName] += 1
+            number += 1
+        if own:
+            self._take(own, times)
+        return number
+
+    def _take(self, lines: list[bytes], times: list[int]) -> None:
+        text = b"\n".join([*lines, b""])
+        self._out.write(text)
         found = self.found
-        found.rows += 1
-        found.bytes += len(line) + 1
-        found.oldest = micros if found.oldest is None else min(found.oldest, micros)
-        found.newest = micros if found.newest is None else max(found.newest, micros)
-        return True
+        found.rows += len(lines)
+        found.bytes += len(text)
+        found.oldest = min(times) if found.oldest is None else min(found.oldest, *times)
+        found.newest = max(times) if found.newest is None else max(found.newest, *times)
+
+    def _is_other(self, line: bytes, error: Exception) -> bool:
+        """Counts a line that holds one JSON value of somebody else's, or nothing."""
+        if isinstance(error, msgspec.ValidationError):
+            return self._foreign(line)
+        return not line.strip()
 
     def _foreign(self, line: bytes) -> bool:
         try:
@@ -179,7 +197,7 @@ class _Taking:
                 continue
             try:
                 _, end = _scan.raw_decode(text, at)
-                is_read = self._line(_in_one_line(text[at:end]))
+                is_read = bool(self._lines([_in_one_line(text[at:end])]))
             except (ValueError, RecursionError):
                 end, is_read = _next(text, at), False
             if not is_read:

@@ -174,7 +174,8 @@ class MemoryLog:
         if commit.staged is not None and commit.staged.rows:
             eras = head.eras(commit.epoch)
             number = commit.epoch.number
-            store.rows.extend(_landed(model, commit.staged, number, eras, batch, head.table))
+            landed = _landed(model, commit.staged, number, eras, batch, head.table)
+            store.rows.extend(_once(store.rows, landed) if commit.staged.repeats else landed)
         store.batch = batch
         for each in commit.parts:
             _, known = store.positions.get(each.part, (0, Position()))
@@ -210,6 +211,13 @@ def timed_version(epoch: int, phase: str, micros: int, record: str) -> str:
     """version.timed_version_sql's text."""
     position = str(micros).rjust(MICROS_DIGITS, "0") + record.rjust(RECORD_DIGITS, "0")
     return f"{epoch:0{EPOCH_DIGITS}d}{phase}{position}"
+
+
+def _once(rows: Sequence[Row], landed: Sequence[Row]) -> list[Row]:
+    """The rows of which the log has none, each once."""
+    known = {(row.version, row.key) for row in rows}
+    fresh = {(row.version, row.key): row for row in reversed(landed)}
+    return [row for place, row in reversed(fresh.items()) if place not in known]
 
 
 def _landed(

@@ -217,6 +217,16 @@ def test_catching_up_gives_up_where_no_pass_gets_further() -> None:
     assert len(engine.diary) == FRUITLESS_PASSES_MOST
 
 
+def test_catching_up_waits_for_what_a_source_delivers_late() -> None:
+    """A Firehose that holds its buffer for a quarter of an hour is not stuck."""
+    waiting = replace(BEHIND, rows=0, reached_tip=True, delay_seconds=1200.0)
+    engine = Script({"orders": LIVE}, [{"orders": waiting}] * 150 + [{"orders": TIP}])
+    assert run(engine, until_caught_up=True).failures == {}
+    assert len(engine.diary) == 151
+    engine = Script({"orders": LIVE}, [{"orders": waiting}] * 1000)
+    assert "orders" in run(engine, until_caught_up=True).failures
+
+
 def test_one_table_whose_base_fails_does_not_hold_up_the_others() -> None:
     engine = Script({"orders": NONE, "customers": NONE}, [{"customers": TIP}], ["customers"])
     engine.failing["orders"] = Terminal("no such bucket", "make one")
