@@ -221,9 +221,13 @@ class Engine:
         source = self._kind(config, config.stream.source)
         table = retried(lambda: source.require(described), self._clock)
         epoch = self._log.head(config.model).epoch
-        if epoch is not None and epoch.stream_arn != table.stream_arn:
+        as_it_was = epoch and (epoch.table_id, epoch.stream_arn) == (
+            table.table_id,
+            table.stream_arn,
+        )
+        if epoch is not None and not as_it_was:
             followed = self._as_followed(config, epoch, described)
-            if followed.stream_arn != epoch.stream_arn:
+            if (followed.table_id, followed.stream_arn) != (epoch.table_id, epoch.stream_arn):
                 self._read_to_its_end(config, followed)
         return table
 

@@ -473,7 +473,9 @@ def passes_shown(
     shown = Head(epochs=tuple(epochs)).shown
     number = shown.number if shown else 0
     unseen = {e.stream_arn for e in epochs if "beside" in e.detail and e.state != LIVE}
-    seen = {e.stream_arn for e in epochs if e.number <= number and e.stream_arn not in unseen}
+    # Without a live epoch nothing was shown before the newest: what others proved says nothing.
+    shown_ones = epochs if any(e.state == LIVE for e in epochs) else epochs[-1:]
+    seen = {e.stream_arn for e in shown_ones if e.number <= number and e.stream_arn not in unseen}
     found = [each for stream, each in passes.items() if stream in seen | {""}]
     last = [last for last, _ in found if last]
     proofs = [proof for _, proof in found if proof]
