@@ -18,7 +18,7 @@ from bench import capture, merge, minute, proof, week
 from bench.report import Figure, as_json, show
 
 WIDTH = 110
-NAMES = ("export", "scan", "drain", "firehose", "proof", "merge", "minute")
+NAMES = ("export", "scan", "drain", "kinesis", "firehose", "proof", "merge", "minute")
 # They take long: only by name.
 LONG = ("week",)
 

@@ -143,6 +143,33 @@ def firehose(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figur
     ]  # fmt: skip
 
 
+def kinesis(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]:
+    """Drain of a Kinesis stream, client CPU beside that of a DynamoDB stream in the same run."""
+    streams = cache / f"records-{size.records}"
+    folder = cache / f"kinesis-{size.records}"
+    if not streams.exists():
+        items.record_pages(streams, size.records)
+    if not folder.exists():
+        tell(f"kinesis: writing pages of {size.records:,} records")
+        items.kinesis_pages(folder, size.records)
+    ours, beside = [], []
+    os.environ.update(replay.CREDENTIALS)
+    with replay.serving(folder) as url, replay.serving(streams) as streams_url:
+        for number in range(size.pairs):
+            tell(f"kinesis: pair {number + 1} of {size.pairs}")
+            ours.append(in_child(tailrace_side.drain_kinesis, endpoint=url))
+            beside.append(in_child(tailrace_side.drain_stream, endpoint=streams_url))
+    cpu = [run["cpu"] / run["rows"] * PER for run in ours]
+    theirs = [run["cpu"] / run["rows"] * PER for run in beside]
+    ratios = [a / b for a, b in zip(cpu, theirs, strict=True)]
+    return [
+        _figure("kinesis", f"client CPU per {PER:,}", cpu, "s", note=f"{ours[0]['rows']:,} rows"),
+        _figure("kinesis", f"client CPU per {PER:,} of DynamoDB Streams", theirs, "s"),
+        _figure("kinesis", "CPU", ratios, "× Streams", "≤ 1.5", median(ratios) <= 1.5),
+        _figure("kinesis", "peak memory", [run["peak_mb"] for run in ours], "MB"),
+    ]
+
+
 def _wire(
     bench: str,
     folder: Path,

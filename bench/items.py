@@ -136,6 +136,29 @@ def record_pages(folder: Path, records: int, per_page: int = 800) -> None:
     )
 
 
+def kinesis_pages(folder: Path, records: int, per_page: int = 3_000) -> None:
+    """Writes `records` as GetRecords pages of Kinesis for the replay server: about the 10 MB that
+    an answer may hold."""
+    made = Items()
+
+    def shown(number: int) -> str:
+        data = base64.b64encode(made.kinesis_record(number).encode()).decode()
+        return (
+            f'{{"SequenceNumber":"{49 * 10**54 + number}","ApproximateArrivalTimestamp":1.767e9,'
+            f'"PartitionKey":"{number:032d}","Data":"{data}"}}'
+        )
+
+    _pages(
+        folder,
+        [
+            '"Records":['
+            + ",".join(shown(n) for n in range(start, min(start + per_page, records)))
+            + "]"
+            for start in range(0, records, per_page)
+        ],
+    )
+
+
 def delivered_objects(folder: Path, records: int, objects: int) -> None:
     """Writes `records` as objects that Firehose delivered (gz, back to back), where they are not
     there yet."""

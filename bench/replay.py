@@ -1,5 +1,6 @@
 """A DynamoDB that answers from prepared pages, in a process of its own: what is measured is the
-client. It knows Scan, DescribeStream, GetShardIterator and GetRecords, and checks nothing.
+client. It knows Scan, DescribeStream, GetShardIterator and GetRecords, and as much of Kinesis, and
+checks nothing.
 
 A page file holds the beginning of an answer's JSON; the server adds what leads to the next page.
 `X-Amz-Crc32` is sent, as DynamoDB does.
@@ -24,6 +25,16 @@ from bench.measure import ROOT
 
 SHARDS = 4
 STREAM_ARN = "arn:aws:dynamodb:us-east-1:123456789012:table/bench/stream/2026-01-01T00:00:00.000"
+KINESIS_ARN = "arn:aws:kinesis:us-east-1:123456789012:stream/bench"
+KINESIS = {
+    "StreamName": "bench",
+    "StreamARN": KINESIS_ARN,
+    "StreamStatus": "ACTIVE",
+    "RetentionPeriodHours": 24,
+    "StreamCreationTimestamp": 1_767_225_600.0,  # 2026-01-01
+    "EnhancedMonitoring": [],
+    "OpenShardCount": SHARDS,
+}
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
     "AWS_SECRET_ACCESS_KEY": "example",
@@ -43,10 +54,15 @@ class Replay:
     def answer(self, target: str, body: dict[str, Any]) -> tuple[list[bytes], int]:
         """The pieces of the answer and its CRC32."""
         operation = target.rpartition(".")[2]
+        is_kinesis = target.startswith("Kinesis")
+        if operation == "DescribeStreamSummary":
+            return _whole({"StreamDescriptionSummary": KINESIS})
+        if operation == "ListShards":
+            return _whole({"Shards": _description()["Shards"]})
         if operation == "Scan":
             return self._scan(body)
         if operation == "GetRecords":
-            return self._records(body)
+            return self._records(body, {"MillisBehindLatest": 1} if is_kinesis else {})
         if operation == "GetShardIterator":
             shard = body["ShardId"].rpartition("-")[2]
             return _whole({"ShardIterator": f"{int(shard)}/{self._share(int(shard), SHARDS)[0]}"})
@@ -68,11 +84,12 @@ class Replay:
         more = {"LastEvaluatedKey": follows} if page + 1 < end else {}
         return self._page(page, more)
 
-    def _records(self, body: dict[str, Any]) -> tuple[list[bytes], int]:
+    def _records(self, body: dict[str, Any], behind: dict[str, int]) -> tuple[list[bytes], int]:
         shard, page = (int(each) for each in body["ShardIterator"].split("/"))
         if page >= self._share(shard, SHARDS)[1]:
-            return _whole({"Records": [], "NextShardIterator": body["ShardIterator"]})
-        return self._page(page, {"NextShardIterator": f"{shard}/{page + 1}"})
+            at_tip = dict.fromkeys(behind, 0)
+            return _whole({"Records": [], "NextShardIterator": body["ShardIterator"], **at_tip})
+        return self._page(page, {"NextShardIterator": f"{shard}/{page + 1}", **behind})
 
     def _page(self, number: int, more: dict[str, Any]) -> tuple[list[bytes], int]:
         tail = (("," + json.dumps(more)[1:-1]) if more else "").encode() + b"}"

@@ -9,16 +9,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from bench.items import KEY
 from bench.measure import stopwatch
-from bench.replay import CREDENTIALS, STREAM_ARN
+from bench.replay import CREDENTIALS, KINESIS_ARN, STREAM_ARN
 from tailrace.capture import bootstrap, deliveries, drain
-from tailrace.config import AwsConfig, Warehouse
+from tailrace.config import AwsConfig, KinesisConfig, Warehouse
 from tailrace.errors import Terminal
 from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
@@ -26,6 +26,7 @@ from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescrip
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import unpack
 from tailrace.sources.firehose import FirehoseObjects
+from tailrace.sources.kinesis import KinesisSource
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
 
@@ -147,6 +148,23 @@ def drain_stream(endpoint: str) -> dict[str, Any]:
         bootstrap.open_scan_epoch(run, TABLE, SEGMENTS, consistent=False)
         with stopwatch() as spent:
             result = drain.drain(run.log, DynamoDbStream(aws), run.clock, MODEL, BUDGET, run.folder)
+        assert result.reached_tip, result
+        return {"rows": _landed(run, result.rows)} | spent
+
+
+def drain_kinesis(endpoint: str) -> dict[str, Any]:
+    """Drains a Kinesis stream into the change log, from its oldest record to its tip."""
+    os.environ |= CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}
+    with _run() as run:
+        aws = Aws(AwsConfig())
+        aws.client("kinesis")
+        source = KinesisSource(aws, TABLE.name, KinesisConfig())
+        table = replace(TABLE, stream_arn=f"{KINESIS_ARN}@2026-01-01T00:00:00")
+        run = replace(run, traits=source.traits)
+        epoch = bootstrap.open_scan_epoch(run, table, SEGMENTS, consistent=False)
+        with stopwatch() as spent:
+            stream = source.open(run.log.head(MODEL), epoch)
+            result = drain.drain(run.log, stream, run.clock, MODEL, BUDGET, run.folder)
         assert result.reached_tip, result
         return {"rows": _landed(run, result.rows)} | spent
 
