@@ -1,9 +1,15 @@
-"""How `make test` shares the tests out among processes, and what it says while it runs."""
+"""How `make test` shares the tests out among processes, what it says while it runs, and what all
+tests share."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
 
+import duckdb
 import pytest
 
 # First, so that none of them is what everybody waits for in the end. What comes fourth should be
@@ -50,3 +56,17 @@ class _Failures:
         if report.failed and terminal is not None:
             terminal.ensure_newline()
             terminal.write_line(f"FAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_are_not_checked_each_time() -> Iterator[None]:
+    """DuckDB checks an extension's signature for each connection anew, which takes longer than most
+    of these tests. `duckdb.connect.__wrapped__` does; so do all processes that a test starts."""
+
+    @functools.wraps(duckdb.connect)
+    def connect(*arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        config = {"allow_unsigned_extensions": "true", **options.pop("config", {})}
+        return connect.__wrapped__(*arguments, config=config, **options)
+
+    with patch.object(duckdb, "connect", connect):
+        yield
