@@ -108,6 +108,9 @@ class Truth:
         last = newest[max(newest)]
         began = micros(record.began_at)
         covered = _base_at(live[-1] if live else last)
+        # A base that is older than the coverage is refused: its epoch is never seen.
+        usable = last.detail.get("not_before", last.opened_at.isoformat())
+        covered = covered if live else max(covered, micros(datetime.fromisoformat(usable)))
         # Without a live epoch only the newest one's own stream counts: its base covers the rest.
         followed = {each.stream_arn for each in newest.values() if live or each is last}
         records = self._world.records
@@ -117,9 +120,6 @@ class Truth:
             records = [*records, *self._arrived_before(began)]
             if last.stream_arn == stream and "beside" in last.detail:
                 covered = max(covered, _base_at(last))
-            # A base that is older than the coverage is refused: its epoch is never seen.
-            usable = last.detail.get("not_before", last.opened_at.isoformat())
-            covered = covered if live else max(covered, micros(datetime.fromisoformat(usable)))
             self._check_unsent(record, stream, covered, began)
         missing = [
             (arn, sequence, change)
