@@ -41,6 +41,7 @@ from tailrace.model import (
 if TYPE_CHECKING:
     from tailrace.config import Config
     from tailrace.console import Reporter
+    from tailrace.sample import Suggestion
     from tailrace.starter import Described
     from tailrace.sync import Replicates, SyncResult
     from tailrace.transform.generate import Written
@@ -132,12 +133,21 @@ class Parts:
 
         return connect(config.warehouse, read_only=True)
 
+    def init_sql(self, config: Config, local_extensions: bool) -> str:
+        """The statements that attach the warehouse to a DuckDB."""
+        from tailrace.lake.attach import init_sql
+
+        return init_sql(config.warehouse, local_extensions=local_extensions)
+
     def describe(
-        self, names: Sequence[str], region: str | None, profile: str | None
+        self, names: Sequence[str], region: str | None, profile: str | None, *, sample: bool
     ) -> tuple[str, list[Described]]:
-        """The region in use and what AWS says of these tables."""
+        """The region in use and what AWS says of these tables; with `sample` also what some
+        items of each suggest."""
         from tailrace.config import AwsConfig
+        from tailrace.sample import SAMPLE_ITEMS, suggestions
         from tailrace.sources.aws import Aws
+        from tailrace.sources.scan import TableScan
         from tailrace.sources.tables import describe_table, point_in_time_recovery
         from tailrace.starter import Described
 
@@ -148,7 +158,15 @@ class Parts:
             recoverable: bool | None = None
             with contextlib.suppress(TailraceError):  # advice only: it may lack the permission
                 recoverable = point_in_time_recovery(aws, name) is not None
-            described.append(Described(table, recoverable))
+            found: tuple[Suggestion, ...] = ()
+            unsampled = ""
+            if sample:
+                try:
+                    page = TableScan(aws, name, consistent=False).page(0, 1, None, SAMPLE_ITEMS)
+                    found = tuple(suggestions(page.lines, [each.name for each in table.key]))
+                except TailraceError as error:  # advice only, too
+                    unsampled = error.message
+            described.append(Described(table, recoverable, found, unsampled))
         return aws.region, described
 
 
@@ -257,18 +275,27 @@ def init(
         str | None,
         typer.Option(help="S3 bucket to export into; used for tables with PITR on."),
     ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample/--no-sample",
+            help="Read at most 100 items of each table and suggest types for their attributes.",
+        ),
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Describe tables and write a tailrace.yaml for them.
 
-    The file is commented, loads as it stands, and goes to standard output or to --config."""
+    The file is commented, loads as it stands, and goes to standard output or to --config. A sample
+    costs at most 128 read capacity units a table, and shows no value."""
     from tailrace.starter import starter, warnings
 
     if config is not None and config.exists() and not force:
         raise ConfigError(
             f"{config} exists already.", "Name another file, or replace it with --force."
         )
-    in_use, described = ctx.obj.describe(list(dict.fromkeys(tables)), region, profile)
+    names = list(dict.fromkeys(tables))
+    in_use, described = ctx.obj.describe(names, region, profile, sample=sample)
     text = starter(described, in_use, profile=profile, export_bucket=export_bucket)
     if config is None:
         typer.echo(text, nl=False)
@@ -278,6 +305,10 @@ def init(
     for each in described:
         for warning in warnings(each):
             _note(warning, style="yellow")
+        if each.unsampled:
+            _note(
+                f"{each.table.name}: no types are suggested, no sample was read: {each.unsampled}"
+            )
     if config is not None:
         _note(f"Wrote {config}. Look through it; then `tailrace generate` and `tailrace sync`.")
 
@@ -458,11 +489,7 @@ def reconcile(
             f"--sample {sample} says how large a sample is, but --method is {method}.",
             "Leave one of them out.",
         )
-    if not _warehouse_exists(settings):
-        raise Terminal(
-            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
-            "Run `tailrace sync` first, or name another configuration with --config.",
-        )
+    _require_warehouse(settings)
     chosen = Method.sample.value if sample is not None else method and method.value
     with (
         _kept_to_stderr(),
@@ -603,17 +630,101 @@ def attributes(
         connection.close()
 
 
+@app.command()
+def export(
+    ctx: typer.Context,
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="A table's name or model, or a relation such as orders_history."
+        ),
+    ],
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to", metavar="FILE", help="Its ending is the format: .parquet, .csv, .json, .ndjson."
+        ),
+    ],
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="The table as it was then, e.g. '2026-11-01 12:00' (UTC, unless it has a zone).",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Copy a table, or another relation of analytics, into a file.
+
+    Parquet keeps every type. CSV and JSON are as `tailrace sql` prints them; .ndjson has an object
+    a line. The file appears when it is whole."""
+    from tailrace.lake.copies import require_place, write_copy
+    from tailrace.lake.sql import ident, literal
+
+    parts: Parts = ctx.obj
+    settings = parts.config(config)
+    require_place(to, force=force)
+    model = next((each.model for each in settings.tables if table in (each.model, each.name)), None)
+    if as_of is not None and model is None:
+        raise ConfigError(
+            f"--as-of is for a table, but {table} is none of {', '.join(settings.models)}.",
+            "Name one of these, or leave --as-of out.",
+        )
+    connection = _open_warehouse(parts, settings)
+    try:
+        name = _relation(connection, model or table)
+        rows = ident("lake", "analytics", name)
+        if as_of is not None:
+            rows = f"{ident('lake', 'analytics', f'{name}_as_of')}({literal(as_of)})"
+        with _sql_errors_explained():
+            count = write_copy(connection, f"SELECT * FROM {rows}", to)
+    finally:
+        connection.close()
+    _note(f"Wrote {count:,} rows to {to}.")
+
+
+@app.command("init-sql")
+def init_sql(
+    ctx: typer.Context,
+    local_extensions: Annotated[
+        bool,
+        typer.Option(
+            "--local-extensions",
+            help="Load DuckDB's extensions from this environment's files: nothing is downloaded.",
+        ),
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Print the statements that attach the warehouse to a DuckDB, read-only.
+
+    `tailrace init-sql > init.sql`, then `duckdb -init init.sql`; BI tools take them as a
+    connection's init SQL. No password stands in them."""
+    typer.echo(ctx.obj.init_sql(ctx.obj.config(config), local_extensions), nl=False)
+
+
 # ------------------------------------------------------------------------------------- printing
 
 
 def _open_warehouse(parts: Parts, settings: Config) -> Any:
     """A read-only connection. Raises Terminal where there is no warehouse yet."""
-    if not _warehouse_exists(settings):
-        raise Terminal(
-            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
-            "Run `tailrace sync` first, or name another configuration with --config.",
-        )
+    _require_warehouse(settings)
     return parts.connect(settings)
+
+
+def _relation(connection: Any, name: str) -> str:
+    """The relation of analytics with that name. Raises Terminal where there is none."""
+    found = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'lake'"
+        " AND table_schema = 'analytics' ORDER BY table_name"
+    ).fetchall()
+    there = [row[0] for row in found]
+    if name not in there:
+        raise Terminal(
+            f"There is no analytics.{name}; there are: {', '.join(there) or 'none yet'}.",
+            "Name one of these, or build it with `tailrace sync`.",
+        )
+    return name
 
 
 def _print_rows(cursor: Any, format: SqlFormat) -> None:
@@ -712,6 +823,14 @@ def _models(settings: Config, tables: Sequence[str] | None) -> list[str]:
 def _warehouse_exists(settings: Config) -> bool:
     warehouse = settings.warehouse
     return warehouse.catalog_kind != "sqlite" or Path(warehouse.catalog_target).exists()
+
+
+def _require_warehouse(settings: Config) -> None:
+    if not _warehouse_exists(settings):
+        raise Terminal(
+            f"There is no warehouse yet: {settings.warehouse.catalog_target} does not exist.",
+            "Run `tailrace sync` first, or name another configuration with --config.",
+        )
 
 
 def _unknown(model: str, table_name: str) -> TableStatus:

@@ -5,6 +5,7 @@ Pure text from table descriptions; asking AWS for them is left to the caller.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import yaml
 from tailrace.config import model_name
 from tailrace.errors import Terminal
 from tailrace.model import TableDescription
+from tailrace.sample import Suggestion
 from tailrace.sources.tables import require_stream
 
 RCU_BYTES = 4096  # an eventually consistent read of 4 KB costs half a unit
@@ -42,10 +44,13 @@ tables:
 
 @dataclass(frozen=True)
 class Described:
-    """A table as AWS describes it; `recoverable`: point-in-time recovery is on, None: unknown."""
+    """A table as AWS describes it; `recoverable`: point-in-time recovery is on, None: unknown.
+    `suggestions` come from a sample of its items; `unsampled` says why there is none."""
 
     table: TableDescription
     recoverable: bool | None
+    suggestions: tuple[Suggestion, ...] = ()
+    unsampled: str = ""
 
 
 def starter(
@@ -102,7 +107,31 @@ def _table(each: Described, export_bucket: str | None) -> str:
         lines += [f"    # {_scan_price(table)} Hold it with max_rcu: 500."]
         lines += _export_advice(each, export)
         lines += [f"    base: {scan}"]
-    return "\n".join([*lines, "    stream: {source: dynamodb_streams}", ""])
+    return "\n".join(
+        [*lines, "    stream: {source: dynamodb_streams}", *_advised_types(each.suggestions), ""]
+    )
+
+
+def _advised_types(found: Sequence[Suggestion]) -> list[str]:
+    """Commented settings: without the number signs they are as good as any."""
+    if not found:
+        return []
+    settings = [f"{_any_name(each.attribute)}: {{type: {each.type}}}" for each in found]
+    width = max(map(len, settings))
+    return [
+        "    # What a sample of its items suggests: remove the # where it is right.",
+        "    # attributes:",
+        *(
+            f"    #   {setting:<{width}}  # {each.count} of {each.count} look like"
+            f" {each.looks_like}"
+            for setting, each in zip(settings, found, strict=True)
+        ),
+    ]
+
+
+def _any_name(name: str) -> str:
+    """An attribute's name as YAML of one line, whatever it holds."""
+    return scalar(name) if name.isprintable() and ": " not in name else json.dumps(name)
 
 
 def _summary(table: TableDescription) -> str:

@@ -11,7 +11,7 @@ import base64
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -44,14 +44,25 @@ def columns_of(description: Iterable[Sequence[Any]] | None) -> list[Column]:
 
 def write_json(columns: Sequence[Column], rows: Iterable[Sequence[Any]], out: TextIO) -> None:
     """An array of objects, one a line, written while the rows come."""
-    names = [json.dumps(column.name, ensure_ascii=False) for column in columns]
     separator = "[\n"
+    for text in _objects(columns, rows):
+        out.write(f"{separator}{text}")
+        separator = ",\n"
+    out.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def write_json_lines(columns: Sequence[Column], rows: Iterable[Sequence[Any]], out: TextIO) -> None:
+    """An object a line."""
+    for text in _objects(columns, rows):
+        out.write(f"{text}\n")
+
+
+def _objects(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    names = [json.dumps(column.name, ensure_ascii=False) for column in columns]
     for row in rows:
         pairs = zip(names, columns, row, strict=True)
         text = ", ".join(f"{name}: {json_text(value, column)}" for name, column, value in pairs)
-        out.write(f"{separator}{{{text}}}")
-        separator = ",\n"
-    out.write("[]\n" if separator == "[\n" else "\n]\n")
+        yield f"{{{text}}}"
 
 
 def write_csv(columns: Sequence[Column], rows: Iterable[Sequence[Any]], out: TextIO) -> None:

@@ -88,6 +88,29 @@ def attach_sql(warehouse: Warehouse, *, read_only: bool = False) -> str:
     )
 
 
+def init_sql(warehouse: Warehouse, *, local_extensions: bool) -> str:
+    """The statements that attach the warehouse to any DuckDB of this version, read-only. They
+    download the extensions, or load the files of this environment; the keys to S3 are those that
+    DuckDB finds itself, and no password is among them."""
+    names = extensions(warehouse)
+    lines = [f"-- Attaches the warehouse, read-only, to DuckDB {duckdb.__version__}."]
+    if local_extensions:
+        lines += [f"LOAD {literal(extension_path(name))};" for name in names]
+    else:
+        names += ["aws"] if warehouse.is_remote_data else []
+        lines += [f"INSTALL {name}; LOAD {name};" for name in names]
+    if warehouse.is_remote_data and local_extensions:
+        lines.append("-- CREATE SECRET (TYPE s3, KEY_ID '…', SECRET '…', REGION '…');")
+    elif warehouse.is_remote_data:
+        lines.append("CREATE SECRET (TYPE s3, PROVIDER credential_chain);")
+    lines += [
+        f"{attach_sql(warehouse, read_only=True)};",
+        "SET TimeZone = 'UTC';",
+        f"USE {ident(CATALOG)}.analytics;",
+    ]
+    return "\n".join([*lines, ""])
+
+
 def load_extensions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
     """LOADs what the warehouse needs, with the key to S3 where its files are there."""
     for name in extensions(warehouse):

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +75,16 @@ def test_every_make_target_on_a_page_exists(page: Path) -> None:
 def test_the_pages_show_commands() -> None:
     """So that the tests above do not pass by finding nothing."""
     shown = {words[0] for words in _commands((ROOT / "README.md").read_text(), "tailrace")}
-    assert shown == {"init", "generate", "sync", "reconcile", "status", "sql"}
+    assert shown == {
+        "init",
+        "generate",
+        "sync",
+        "reconcile",
+        "status",
+        "sql",
+        "init-sql",
+        "export",
+    }
 
 
 def test_every_setting_is_in_the_configuration_page() -> None:
@@ -182,7 +192,8 @@ def _commands(text: str, program: str) -> Iterator[list[str]]:
     for line in [*lines, *INLINE.findall(FENCE.sub("", text))]:
         head, _, rest = line.partition(" ")
         if head.rpartition("/")[2] == program and rest:
-            yield shlex.split(rest.replace("`", ""), comments=True)
+            words = shlex.split(rest.replace("`", ""), comments=True)
+            yield list(takewhile(lambda word: word not in (">", "|"), words))
 
 
 def _lines(body: str) -> list[str]:
