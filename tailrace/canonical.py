@@ -47,6 +47,37 @@ def canonical_item(item: dict[str, Any]) -> frozenset[tuple[str, Any]]:
     return frozenset((name, canonical(value)) for name, value in item.items())
 
 
+def canonical_text(value: dict[str, Any]) -> bytes:
+    """An attribute value from the wire as the one JSON text that all values equal to it have:
+    without white space, members of maps and elements of sets in the order of their code points,
+    numbers plain and without needless zeros ({"N":"100"}, not 1E2 or 100.0)."""
+    return msgspec.json.encode(_ordered(value))
+
+
+def _ordered(value: dict[str, Any]) -> dict[str, Any]:
+    ((tag, content),) = value.items()
+    if tag == "L":
+        return {tag: [_ordered(element) for element in content]}
+    if tag == "M":
+        return {tag: {name: _ordered(content[name]) for name in sorted(content)}}
+    if tag in _SET_MEMBERS:
+        return {tag: sorted(_scalar(_SET_MEMBERS[tag], element) for element in content)}
+    return {tag: _scalar(tag, content)}
+
+
+def _scalar(tag: str, content: Any) -> Any:
+    if tag == "N":
+        return _plain_number(content)
+    return base64.b64encode(binary(content)).decode() if tag == "B" else content
+
+
+def _plain_number(text: str) -> str:
+    plain = format(Decimal(text), "f")
+    if "." in plain:
+        plain = plain.rstrip("0").removesuffix(".")
+    return "0" if plain == "-0" else plain
+
+
 def binary(content: bytes | str) -> bytes:
     """A binary's bytes, from boto3's form or the wire's."""
     return content if isinstance(content, bytes) else base64.b64decode(content)

@@ -448,6 +448,18 @@ class AttributeConfig(_Settings):
         None,
     )
 
+    @model_validator(mode="after")
+    def _check_privacy(self) -> AttributeConfig:
+        if self.privacy and (self.type or self.rows):
+            other = "type" if self.type else "rows"
+            raise PydanticCustomError(
+                "privacy_typed",
+                "privacy: {privacy} leaves no value that `{other}:` could be for; take one of the "
+                "two out",
+                {"privacy": self.privacy, "other": other},
+            )
+        return self
+
 
 Base = Annotated[ScanBase | ExportBase, Field(discriminator="method")]
 
@@ -518,6 +530,11 @@ class Table(_Settings):
     def relations(self) -> tuple[str, ...]:
         """Every name that it takes in the schema `analytics`: no two tables may claim one."""
         return (*self.nodes, AS_OF.format(self.model))
+
+    @property
+    def private(self) -> dict[str, str]:
+        """The attributes that must not be seen, each with exclude, hash or mask."""
+        return {name: each.privacy for name, each in self.attributes.items() if each.privacy}
 
     @property
     def repair_base(self) -> ExportBase | None:
@@ -834,7 +851,7 @@ def _explain(document: _Document, error: ErrorDetails) -> _Problem:
         tag, allowed = TAGS[str(at[-1])]
         found = document.show((*at, tag), value.get(tag))
         return _Problem((*at, tag), f"is {found}; allowed: {allowed}.")
-    if kind in ("export_table", "catalog_password"):
+    if kind in ("export_table", "catalog_password", "privacy_typed"):
         return _Problem(at, f"is refused: {error['msg']}.")
     if at[-1:] == ("model",) and _value_at(document.data, at) is None:
         name = document.show((*at[:-1], "name"), _value_at(document.data, (*at[:-1], "name")))

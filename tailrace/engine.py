@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import shutil
 import tempfile
 import threading
@@ -18,9 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tailrace.capture import bootstrap, coverage, deliveries, drain, reconcile
-from tailrace.capture.ports import StreamSource
+from tailrace.capture.ports import Stream, StreamSource
+from tailrace.capture.privacy import noted_in
+from tailrace.capture.privacy import require_same as require_same_privacy
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
@@ -38,6 +42,7 @@ from tailrace.model import (
     DrainResult,
     Epoch,
     Head,
+    KeyAttribute,
     Maintenance,
     MaintenanceStep,
     Part,
@@ -49,13 +54,17 @@ from tailrace.model import (
     TableDescription,
     TableStatus,
 )
+from tailrace.privacy import Privacy
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
 from tailrace.sources.firehose import FirehoseSource
 from tailrace.sources.kinesis import Pages
+from tailrace.sources.private import PrivateScan, PrivateStream
 from tailrace.sources.registry import stream_source
 from tailrace.sources.scan import TableScan
 from tailrace.sources.tables import describe_table, point_in_time_recovery
+
+logger = logging.getLogger(__name__)
 
 TABLES_AT_ONCE = 8
 
@@ -157,14 +166,15 @@ class Engine:
         is live. With `restart` an unfinished base is given up for a new epoch as well. Blocks
         until the base is complete; raises what stands in the way, nothing committed is lost."""
         config = self._table(model)
-        table = self._source(config)
-        with self._bootstrap(config) as run:
+        table, privacy = self._source(config)
+        with self._bootstrap(config, privacy) as run:
             head = self._log.head(config.model)
             adopted = getattr(config.base, "export_arn", None)
             goes_on = bootstrap.continues(head, table, config.base.method, adopted)
+            goes_on = goes_on and _has_privacy(head, privacy)
             if restart or not goes_on or self._is_in_vain(config, head):
                 self._open_epoch(run, config, table)
-            return self._read_base(run, config, table)
+            return self._read_base(run, config, table, privacy)
 
     def repair(self, model: str) -> BaseResult | None:
         """Closes a table's open gaps; None if it has none.
@@ -177,11 +187,11 @@ class Engine:
         gaps = coverage.open_gaps(head)
         if not gaps or head.epoch is None:
             return None
-        table = self._source(config)
-        with self._bootstrap(config) as run:
+        table, privacy = self._source(config)
+        with self._bootstrap(config, privacy) as run:
             since = min(gap.since for gap in gaps)
             unfinished = bootstrap.continues(head, table, head.epoch.method, None)
-            in_vain = self._is_in_vain(config, head)
+            in_vain = self._is_in_vain(config, head) or not _has_privacy(head, privacy)
             if not unfinished or in_vain:
                 if not in_vain and self._reaches(config, head, table, since):
                     old_images = table.view_type == "NEW_AND_OLD_IMAGES"
@@ -189,7 +199,7 @@ class Engine:
                     bootstrap.open_incremental_epoch(run, table, since, old_images, shards)
                 else:
                     self._open_epoch(run, config, table)
-            return self._read_base(run, config, table)
+            return self._read_base(run, config, table, privacy)
 
     def _reaches(self, config: Table, head: Head, table: TableDescription, since: datetime) -> bool:
         """True where incremental exports can tell what changed since `since`: of this table,
@@ -214,13 +224,18 @@ class Engine:
         window = retried(lambda: point_in_time_recovery(self._aws, config.name), self._clock)
         return window is not None and window[0] <= begin
 
-    def _source(self, config: Table) -> TableDescription:
-        """The table as it is, with a usable stream of the kind that is configured; what is left of
-        the one that the ledger followed so far, if it is the table's no more, is read first."""
+    def _source(self, config: Table) -> tuple[TableDescription, Privacy | None]:
+        """The table as the warehouse is to know it, with a usable stream of the kind that is
+        configured, and its privacy; what is left of the stream that the ledger followed so far, if
+        it is the table's no more, is read first."""
         described = self._describe(config)
         source = self._kind(config, config.stream.source)
         table = retried(lambda: source.require(described), self._clock)
-        epoch = self._log.head(config.model).epoch
+        privacy = _privacy(config, table.key)
+        if privacy is not None:
+            table = privacy.described(table)
+        head = self._log.head(config.model)
+        epoch = head.epoch
         as_it_was = epoch and (epoch.table_id, epoch.stream_arn) == (
             table.table_id,
             table.stream_arn,
@@ -228,8 +243,11 @@ class Engine:
         if epoch is not None and not as_it_was:
             followed = self._as_followed(config, epoch, described)
             if (followed.table_id, followed.stream_arn) != (epoch.table_id, epoch.stream_arn):
-                self._read_to_its_end(config, followed)
-        return table
+                if _has_privacy(head, privacy):
+                    self._read_to_its_end(config, followed)
+                else:
+                    drain.note_replaced(self._log, self._clock, config.model, followed)
+        return table, privacy
 
     def _as_followed(
         self, config: Table, epoch: Epoch, table: TableDescription
@@ -251,7 +269,11 @@ class Engine:
         drain.note_replaced(self._log, self._clock, config.model, table)
 
     def _read_base(
-        self, run: bootstrap.Bootstrap, config: Table, table: TableDescription
+        self,
+        run: bootstrap.Bootstrap,
+        config: Table,
+        table: TableDescription,
+        privacy: Privacy | None,
     ) -> BaseResult:
         """Goes on with the base of the newest epoch, as it was planned."""
         epoch = self._log.head(config.model).epoch
@@ -260,17 +282,34 @@ class Engine:
             return BaseResult(config.model, epoch.number, epoch.method, epoch.state, 0, 0, 0, 0.0)
         if epoch.kind == INCREMENTAL:
             assert config.repair_base is not None
-            export = TableExport(self._aws, config.name, config.repair_base)
+            export = TableExport(self._aws, config.name, config.repair_base, privacy)
             return bootstrap.read_incremental(run, export, table)
         if isinstance(config.base, ScanBase):
             consistent = bool(epoch.detail["consistent"])
-            scan = TableScan(self._aws, config.name, consistent=consistent)
-            return bootstrap.read_scan(run, scan, table, config.base.max_rcu)
-        export = TableExport(self._aws, config.name, config.base)
-        return bootstrap.read_export(run, export, table)
+            scan = self._scan(config, privacy, consistent=consistent)
+            result = bootstrap.read_scan(run, scan, table, config.base.max_rcu)
+        else:
+            export = TableExport(self._aws, config.name, config.base, privacy)
+            result = bootstrap.read_export(run, export, table)
+        if privacy is not None and result.items and privacy.never_found():
+            names = ", ".join(privacy.never_found())
+            logger.warning(
+                "%s: none of %d items had the private attribute %s: look how it is spelled in %s.",
+                config.model,
+                result.items,
+                names,
+                self.config.path,
+            )
+        return result
+
+    def _scan(
+        self, config: Table, privacy: Privacy | None, *, consistent: bool
+    ) -> TableScan | PrivateScan:
+        scan = TableScan(self._aws, config.name, consistent=consistent)
+        return scan if privacy is None else PrivateScan(scan, privacy)
 
     @contextmanager
-    def _bootstrap(self, config: Table) -> Iterator[bootstrap.Bootstrap]:
+    def _bootstrap(self, config: Table, privacy: Privacy | None) -> Iterator[bootstrap.Bootstrap]:
         source = self._kind(config, config.stream.source)
         with self._folder() as folder:
             yield bootstrap.Bootstrap(
@@ -281,6 +320,7 @@ class Engine:
                 self._progress,
                 Stop(self.stop),
                 source.traits,
+                _noted(privacy),
             )
 
     def _open_epoch(self, run: bootstrap.Bootstrap, config: Table, table: TableDescription) -> None:
@@ -329,11 +369,14 @@ class Engine:
 
     def _drained(self, config: Table, thrifty: bool, pages: Pages) -> DrainResult:
         head = self._log.head(config.model)
+        privacy = _privacy(config, head.table.key if head.table else ())
         beside, epoch = head.beside, head.epoch
-        before = self._pass(config, head, beside, thrifty, pages) if beside else None
+        before = None
+        if beside is not None and noted_in(beside) == _noted(privacy):
+            before = self._pass(config, head, beside, privacy, thrifty, pages)
         if epoch is None:
             return DrainResult(config.model, None, "none")
-        return _together(before, self._pass(config, head, epoch, thrifty, pages))
+        return _together(before, self._pass(config, head, epoch, privacy, thrifty, pages))
 
     def _pages(self, models: Sequence[str]) -> Pages:
         """What tables share that stream to one place: of `models`, which are drained at a time."""
@@ -341,7 +384,13 @@ class Engine:
         return Pages(tables, [self._table(model).name for model in models])
 
     def _pass(
-        self, config: Table, head: Head, epoch: Epoch, thrifty: bool, pages: Pages
+        self,
+        config: Table,
+        head: Head,
+        epoch: Epoch,
+        privacy: Privacy | None,
+        thrifty: bool,
+        pages: Pages,
     ) -> DrainResult:
         """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
         source = self._kind(config, epoch.source, pages=pages)
@@ -360,12 +409,24 @@ class Engine:
         with self._folder() as folder:
             if isinstance(source, FirehoseSource):
                 delay = deliveries.Delay(source.delivery, source.late)
-                objects = source.open(head, epoch)
+                objects = source.open(head, epoch, privacy)
                 result = deliveries.drain(
-                    log, objects, self._clock, model, budget, folder, delay, stop, epoch, still_its
+                    log,
+                    objects,
+                    self._clock,
+                    model,
+                    budget,
+                    folder,
+                    delay,
+                    stop,
+                    epoch,
+                    still_its,
+                    _noted(privacy),
                 )
             else:
-                stream = source.open(head, epoch)
+                stream: Stream = source.open(head, epoch)
+                if privacy is not None:
+                    stream = PrivateStream(stream, privacy)
                 freshness = config.stream.freshness_seconds if thrifty else 0.0
                 result = drain.drain(
                     log,
@@ -378,6 +439,7 @@ class Engine:
                     freshness,
                     epoch,
                     still_its,
+                    _noted(privacy),
                 )
         if (is_its and not result.ended) or epoch is not head.epoch:
             return result
@@ -462,8 +524,10 @@ class Engine:
         live = reconcile.require_live(config.model, self._log.head(config.model))
         table = self._describe(config)
         reconcile.require_same(config.model, live, table)
+        privacy = _privacy(config, table.key)
+        require_same_privacy(config.model, live, _noted(privacy))
         with (
-            self._bootstrap(config) as run,
+            self._bootstrap(config, privacy) as run,
             Comparison(self.config.warehouse, config.model, table.key, run.folder) as comparison,
         ):
             base = config.base if isinstance(config.base, ScanBase) else ScanBase()
@@ -471,14 +535,14 @@ class Engine:
 
             def read(head: Head) -> reconcile.Snapshot:
                 if method == reconcile.SAMPLE:
-                    source = TableScan(self._aws, config.name, consistent=True)
+                    source = self._scan(config, privacy, consistent=True)
                     return reconcile.read_sample(run, source, comparison, head, sample, limit)
                 exported = _export_base(config)
                 if method == reconcile.EXPORT and exported is not None:
-                    export = TableExport(self._aws, config.name, exported)
+                    export = TableExport(self._aws, config.name, exported, privacy)
                     return reconcile.read_export(run, export, comparison, head, table)
                 consistent = base.consistent
-                scan = TableScan(self._aws, config.name, consistent=consistent)
+                scan = self._scan(config, privacy, consistent=consistent)
                 return reconcile.read_scan(
                     run, scan, comparison, table, base.segments, limit, consistent=consistent
                 )
@@ -672,6 +736,19 @@ def _together(before: DrainResult | None, result: DrainResult) -> DrainResult:
         calls=before.calls + result.calls,
         notices=before.notices + result.notices,
     )
+
+
+def _privacy(config: Table, key: Sequence[KeyAttribute]) -> Privacy | None:
+    return Privacy.of(config.model, config.private, [each.name for each in key])
+
+
+def _noted(privacy: Privacy | None) -> dict[str, Any]:
+    return privacy.noted if privacy else {}
+
+
+def _has_privacy(head: Head, privacy: Privacy | None) -> bool:
+    """Whether the newest epoch was opened with this privacy."""
+    return head.epoch is not None and noted_in(head.epoch) == _noted(privacy)
 
 
 def _export_base(config: Table) -> ExportBase | None:

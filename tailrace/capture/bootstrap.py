@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,7 @@ from typing import Any
 
 from tailrace.capture.coverage import IN_TIME, begins_at
 from tailrace.capture.ports import Clock, Export, Log, Scan
+from tailrace.capture.privacy import NOTED, has_other_keys, require_same
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
 from tailrace.capture.shards import closed_before, part_of
@@ -100,7 +101,8 @@ Shards = Sequence[Shard] | Callable[[datetime | None], Sequence[Shard]]
 @dataclass(frozen=True)
 class Bootstrap:
     """What reading a base needs. `folder` is scratch space; `stop` ends it early and cleanly;
-    `traits` are those of the stream that a new epoch is to follow."""
+    `traits` are those of the stream that a new epoch is to follow, `privacy` is noted in it, and
+    has to be that of an epoch gone on with."""
 
     log: Log
     clock: Clock
@@ -109,6 +111,7 @@ class Bootstrap:
     progress: Progress = lambda progress: None
     stop: Stop = field(default_factory=Stop)
     traits: StreamTraits = field(default_factory=StreamTraits)
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------- epochs
@@ -231,6 +234,10 @@ def _opened(
         changed_at=now,
         detail=detail | _following(run, head, table),
     )
+    if _rekeys(head, run.privacy):
+        epoch = replace(epoch, detail=epoch.detail | {"overlaps": True})
+    if run.privacy:
+        epoch = replace(epoch, detail=epoch.detail | {NOTED: dict(run.privacy)})
     if run.traits.timed:
         epoch = replace(epoch, detail=epoch.detail | _times(head, epoch))
     listed = shards(epoch.stream_from) if callable(shards) else shards
@@ -274,6 +281,13 @@ def _times(head: Head, epoch: Epoch) -> dict[str, str]:
     }
 
 
+def _rekeys(head: Head, privacy: Mapping[str, Any]) -> bool:
+    """True where an item's key may be another one now than in what readers see: it would stand
+    there twice until the base replaces all of it."""
+    since = head.live.number if head.live else 1
+    return any(has_other_keys(each, privacy) for each in head.epochs if each.number >= since)
+
+
 def continues(head: Head, table: TableDescription, method: str, adopted: str | None) -> bool:
     """True where the newest epoch's base is unfinished and still what is asked for, of this table
     and this stream: it is resumed rather than started anew."""
@@ -298,7 +312,7 @@ def read_scan(
     whatever was committed before stays, and the next call goes on from there."""
     started = run.clock.monotonic()
     head = run.log.head(run.model)
-    epoch = _require_open(head)
+    epoch = _require_open(run, head)
     segments = int(epoch.detail["segments"])
     parts = [Part("base", "scan", table.arn, str(number)) for number in range(segments)]
     meter = Meter(run, segments, table.item_count, head.positions)
@@ -383,9 +397,10 @@ def _complete(
     )
 
 
-def _require_open(head: Head) -> Epoch:
+def _require_open(run: Bootstrap, head: Head) -> Epoch:
     if head.epoch is None or head.epoch.state != OPEN:
         raise Terminal("There is no open epoch to read a base for.", "Start the base again.")
+    require_same(run.model, head.epoch, run.privacy)
     return head.epoch
 
 
@@ -399,7 +414,7 @@ def read_export(run: Bootstrap, export: Export, table: TableDescription) -> Base
     what lies in S3 is not what AWS wrote; nothing of a bad file lands."""
     started = run.clock.monotonic()
     head = run.log.head(run.model)
-    epoch, state = _finished_export(run, export, table, _require_open(head))
+    epoch, state = _finished_export(run, export, table, _require_open(run, head))
     manifest = retried(lambda: export.manifest(state), run.clock)
     _check_export(run.model, epoch, table, state, manifest)
     return _loaded(run, export, epoch, Shape.ITEMS, [(state, manifest)], started)
@@ -410,7 +425,7 @@ def read_incremental(run: Bootstrap, export: Export, table: TableDescription) ->
 
     Raises as read_export does."""
     started = run.clock.monotonic()
-    epoch = _windowed(run, _require_open(run.log.head(run.model)))
+    epoch = _windowed(run, _require_open(run, run.log.head(run.model)))
     for number in range(len(epoch.detail["windows"])):
         epoch = _with_window_export(run, export, table, epoch, number)
     found = []

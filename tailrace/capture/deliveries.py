@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tailrace.capture import coverage
 from tailrace.capture.drain import Budget
 from tailrace.capture.ports import Clock, Deliveries, Log
+from tailrace.capture.privacy import require_same
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.errors import SourceMissing
@@ -123,9 +125,10 @@ def drain(
     stop: Stop | None = None,
     epoch: Epoch | None = None,
     is_its: Callable[[], bool] = lambda: True,
+    privacy: Mapping[str, Any] | None = None,
 ) -> DrainResult:
     """Reads what was delivered and is not read yet, oldest first, within the budget, and commits.
-    `epoch` and `is_its` as in tailrace.capture.drain.drain.
+    `epoch`, `is_its` and `privacy` as in tailrace.capture.drain.drain.
 
     What is lost (an object that is damaged, or was deleted before it was read; what Firehose could
     not process) is stored as a gap, in the commit that notices the object as read. Raises Stale
@@ -135,6 +138,7 @@ def drain(
     epoch = epoch or whole.epoch
     if epoch is None:
         return DrainResult(model, None, "none")
+    require_same(model, epoch, privacy or {})
     head = whole.of(epoch)
     part = part_of(epoch.stream_arn)
     run = _Pass(

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from tailrace.capture import coverage
 from tailrace.capture.ports import Clock, Log, Stream
+from tailrace.capture.privacy import require_same
 from tailrace.capture.retry import retried
 from tailrace.capture.shards import childless, part_of, readable, unrelated
 from tailrace.capture.stage import Stage
@@ -114,12 +116,14 @@ def drain(
     freshness_seconds: float = 0.0,
     epoch: Epoch | None = None,
     is_its: Callable[[], bool] = lambda: True,
+    privacy: Mapping[str, Any] | None = None,
 ) -> DrainResult:
     """Reads every readable shard to its tip or end, within the budget, and commits. Of a stream
     of many shards the silent ones are left out while the last proof is younger than half of
     `freshness_seconds`. `epoch` is the newest, or one whose stream is drained beside it
     (Head.beside). `is_its` tells whether the table's changes still go to this stream, where that is
-    not seen in the stream itself: if not, the pass proves nothing.
+    not seen in the stream itself: if not, the pass proves nothing. `privacy` is that of the
+    records, and has to be the epoch's.
 
     What may be lost is stored as a gap, before anything after it is committed; the pass goes on
     behind it. Raises Stale where another run drained meanwhile, and what AWS or the warehouse
@@ -129,6 +133,7 @@ def drain(
     epoch = epoch or whole.epoch
     if epoch is None:
         return DrainResult(model, None, "none")
+    require_same(model, epoch, privacy or {})
     arn, head = epoch.stream_arn, whole.of(epoch)
     is_newest = whole.epoch is not None and whole.epoch.number == epoch.number
     try:

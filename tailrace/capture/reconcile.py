@@ -236,11 +236,13 @@ def read_sample(
     max_rcu: float | None,
 ) -> Snapshot:
     """Reads about `count` random items of the table, which finds what the warehouse lacks, and
-    looks up `count` random keys of the warehouse, which finds what it should not have. `source`
-    reads consistently."""
+    looks up `count` random keys of the warehouse, which finds what it should not have: not where
+    they are hashed. `source` reads consistently."""
     keys, items = comparison.sample(head, count)
     limit = CapacityLimit(max_rcu, run.clock)
     began_at = run.clock.aws_now()
+    if run.privacy.get("key"):
+        keys = []  # nobody knows what they were hashed from
     units = _draw(run, source, comparison, items, count, limit)
     for at in range(0, len(keys), KEYS_PER_CALL):
         units += _look_up(run, source, comparison, keys[at : at + KEYS_PER_CALL], limit)

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import msgspec
 from isal import igzip, isal_zlib
 
+from tailrace.privacy import Privacy
 from tailrace.sources import snappy
 
 # What is unpacked at a time: it should fit the processor's cache.
@@ -103,9 +104,12 @@ def unpacked(key: str, body: bytes) -> Iterator[bytes]:
         raise DamagedError(f"is not a whole snappy file: {error}") from error
 
 
-def take_apart(table: str, chunks: Iterable[bytes], out: BinaryIO) -> Found:
-    """Writes the records of `table` to `out`, one a line as they came; returns what was there."""
-    taking = _Taking(table, out)
+def take_apart(
+    table: str, chunks: Iterable[bytes], out: BinaryIO, privacy: Privacy | None = None
+) -> Found:
+    """Writes the records of `table` to `out`, one a line as they came, or private; returns what
+    was there."""
+    taking = _Taking(table, out, privacy)
     try:
         taking.all_of(iter(chunks))
     except DamagedError as error:
@@ -116,9 +120,10 @@ def take_apart(table: str, chunks: Iterable[bytes], out: BinaryIO) -> Found:
 class _Taking:
     """One object being taken apart."""
 
-    def __init__(self, table: str, out: BinaryIO) -> None:
+    def __init__(self, table: str, out: BinaryIO, privacy: Privacy | None) -> None:
         self._table = table
         self._out = out
+        self._privacy = privacy
         self.found = Found()
 
     def all_of(self, chunks: Iterator[bytes]) -> None:
@@ -167,6 +172,8 @@ class _Taking:
 
     def _take(self, lines: list[bytes], times: list[int]) -> None:
         text = b"\n".join([*lines, b""])
+        if self._privacy is not None:
+            text = self._privacy.records(text)
         self._out.write(text)
         found = self.found
         found.rows += len(lines)
@@ -206,8 +213,8 @@ class _Taking:
 
     def _unreadable(self, part: bytes) -> None:
         if any(mark in part for mark in OURS):
-            shown = part[:60].decode("utf-8", "replace")
-            self.found.damage = f"holds a record that cannot be read: {shown!r}"
+            shown = "" if self._privacy else f": {part[:60].decode('utf-8', 'replace')!r}"
+            self.found.damage = f"holds a record that cannot be read{shown}"
         else:
             self.found.foreign += 1
 

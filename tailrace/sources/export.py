@@ -26,6 +26,7 @@ from tailrace.errors import (
     Terminal,
 )
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription, Window
+from tailrace.privacy import Privacy
 from tailrace.sources.aws import Aws, call, code_of, explained
 from tailrace.sources.tables import point_in_time_recovery
 
@@ -74,10 +75,13 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 class TableExport:
     """The exports of one table to the bucket its base names."""
 
-    def __init__(self, aws: Aws, table: str, base: ExportBase) -> None:
+    def __init__(
+        self, aws: Aws, table: str, base: ExportBase, privacy: Privacy | None = None
+    ) -> None:
         self._aws = aws
         self._table = table
         self._base = base
+        self._privacy = privacy
 
     @property
     def adopted(self) -> str | None:
@@ -212,7 +216,7 @@ class TableExport:
         path = folder / PurePosixPath(file.key).stem
         with explained("s3:GetObject", f"s3://{bucket}/{file.key}", self._aws.region):
             body = self._aws.client("s3").get_object(Bucket=bucket, Key=file.key)["Body"]
-            unpack(body, file, f"s3://{bucket}/{file.key}", path)
+            unpack(body, file, f"s3://{bucket}/{file.key}", path, self._privacy)
         return path
 
     def _object(self, bucket: str, key: str) -> bytes:
@@ -269,18 +273,23 @@ class _Hashed(RawIOBase):
         return base64.b64encode(self._digest.digest()).decode()
 
 
-def unpack(body: Body, file: ExportFile, name: str, path: Path) -> None:
+def unpack(
+    body: Body, file: ExportFile, name: str, path: Path, privacy: Privacy | None = None
+) -> None:
     """Writes what the data file `name` holds to `path`, an item or a change a line, and checks
-    that it is a whole gzip file with the MD5 and the item count of its manifest. Raises
-    CorruptExport, and leaves nothing; what reading `body` raises goes through."""
+    that it is a whole gzip file with the MD5 and the item count of its manifest. With `privacy`
+    no plain value is written. Raises CorruptExport, and leaves nothing; what reading `body` raises
+    goes through."""
     hashed = _Hashed(body)
     take = _changes if file.incremental else _items
+    if privacy is not None:
+        private = privacy.changes if file.incremental else privacy.items
     found, fault = 0, None
     try:
         with igzip.GzipFile(fileobj=hashed, mode="rb") as stream, path.open("wb") as out:
             for lines in _whole_lines(stream):
                 text, count = take(lines)
-                out.write(text)
+                out.write(text if privacy is None else private(text))
                 found += count
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         fault = f"is not a whole gzip file: {error}."

@@ -6,8 +6,10 @@ delivered late has an old key. What was read already, and what that proves, is c
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +27,7 @@ from tailrace.model import (
     StreamTraits,
     TableDescription,
 )
+from tailrace.privacy import Privacy
 from tailrace.sources.aws import Aws, call, explained
 from tailrace.sources.delivered import (
     ORC,
@@ -116,12 +119,13 @@ class FirehoseSource:
             )
         return described
 
-    def open(self, head: Head, epoch: Epoch) -> FirehoseObjects:
-        """The objects of the delivery stream that an epoch follows."""
+    def open(self, head: Head, epoch: Epoch, privacy: Privacy | None = None) -> FirehoseObjects:
+        """The objects of the delivery stream that an epoch follows, read in private if they are
+        to be."""
         found = ARN.fullmatch(epoch.stream_arn)
         assert found is not None
         return FirehoseObjects(
-            self.aws, self.table, found["bucket"], found["prefix"], self.converted
+            self.aws, self.table, found["bucket"], found["prefix"], self.converted, privacy
         )
 
     def _arn(self) -> str:
@@ -139,10 +143,17 @@ class FirehoseSource:
 class FirehoseObjects:
     """The objects of one delivery stream, as far as they are of `table`. `prefix` is that of the
     delivery stream, its `!{…}` forms included; `converted` makes lines of the
-    records in a Parquet file of that name. `calls` counts the calls made. Thread-safe."""
+    records in a Parquet file of that name. With `privacy` the records that are read are private,
+    and no plain value is written. `calls` counts the calls made. Thread-safe."""
 
     def __init__(
-        self, aws: Aws, table: str, bucket: str, prefix: str, converted: Converted
+        self,
+        aws: Aws,
+        table: str,
+        bucket: str,
+        prefix: str,
+        converted: Converted,
+        privacy: Privacy | None = None,
     ) -> None:
         self._aws = aws
         self._table = table
@@ -150,6 +161,7 @@ class FirehoseObjects:
         self._prefix = prefix
         self._static = static_prefix(prefix)
         self._converted = converted
+        self._privacy = privacy
         self.calls = 0
 
     def listed(self, since: datetime) -> list[Delivery]:
@@ -233,7 +245,8 @@ class FirehoseObjects:
                 "Have Firehose deliver JSON, or convert it to Parquet.",
             )
         with path.open("wb") as out:
-            found = take_apart(self._table, self._chunks(delivery.key, body, path, name), out)
+            chunks = self._chunks(delivery.key, body, path, name)
+            found = take_apart(self._table, chunks, out, self._privacy)
         return Contents(
             rows=found.rows,
             bytes=found.bytes,
@@ -255,14 +268,35 @@ class FirehoseObjects:
         if not body.startswith(PARQUET):
             yield from unpacked(key, body)
             return
-        file = path.with_suffix(".parquet")
-        file.write_bytes(body)
-        try:
-            yield from self._converted(file, name)
-        except ValueError as error:
-            raise DamagedError(str(error)) from error
-        finally:
-            file.unlink(missing_ok=True)
+        in_file = _on_disk if self._privacy is None else _in_memory
+        with in_file(body, path.with_suffix(".parquet")) as file:
+            try:
+                yield from self._converted(file, name)
+            except ValueError as error:
+                what = "is not a whole Parquet file of records" if self._privacy else str(error)
+                raise DamagedError(what) from error
+
+
+@contextmanager
+def _on_disk(body: bytes, path: Path) -> Iterator[Path]:
+    path.write_bytes(body)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_memory(body: bytes, path: Path) -> Iterator[Path]:
+    """A file that is on no disk, which only Linux has; elsewhere it is."""
+    if not hasattr(os, "memfd_create"):
+        with _on_disk(body, path) as file:
+            yield file
+        return
+    with open(os.memfd_create(path.name), "wb") as file:
+        file.write(body)
+        file.flush()
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def static_prefix(prefix: str) -> str:

@@ -115,7 +115,10 @@ def typed_key(raw: str) -> dict[str, dict[str, str | bytes]]:
     typed: dict[str, dict[str, str | bytes]] = {}
     for name, value in key.items():
         if len(value) != 1:
-            raise Terminal(f"Not a DynamoDB key: {raw}", "Report this; nothing was lost.")
+            raise Terminal(
+                f"Not a DynamoDB key: {name} has {len(value)} types.",
+                "Report this; nothing was lost.",
+            )
         ((kind, text),) = value.items()
         typed[name] = {kind: msgspec.json.decode(f'"{text}"', type=bytes) if kind == "B" else text}
     return typed

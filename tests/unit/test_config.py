@@ -509,3 +509,25 @@ def test_the_warehouse_s_files_are_reached_with_the_profile_and_region_of_the_ta
     path.write_text("aws: {region: eu-west-1, profile: etl}\ntables: [{name: Orders}]\n")
     warehouse = load_config(path).warehouse
     assert (warehouse.aws.region, warehouse.aws.profile) == ("eu-west-1", "etl")
+
+
+# --------------------------------------------------------------------------------------- privacy
+
+
+def test_private_attributes_are_known_by_their_exact_names(write: Write) -> None:
+    rules = "{password: {privacy: exclude}, 'a: b': {privacy: hash}, at: {type: timestamp}}"
+    [table] = load_config(write(one_table(f"    attributes: {rules}\n"))).tables
+    assert table.private == {"password": "exclude", "a: b": "hash"}
+
+
+@pytest.mark.parametrize("other", ["type: timestamp", "rows: lines"])
+def test_a_private_attribute_can_have_no_type_and_no_rows(
+    refusal: Callable[[str], str], other: str
+) -> None:
+    text = refusal(one_table(f"    attributes:\n      email: {{privacy: hash, {other}}}\n"))
+    assert "line 4: tables[0].attributes.email is refused: privacy: hash leaves no value" in text
+
+
+def test_an_unknown_privacy_is_refused(refusal: Callable[[str], str]) -> None:
+    text = refusal(one_table("    attributes: {email: {privacy: hide}}\n"))
+    assert "tables[0].attributes.email.privacy is 'hide'; allowed: exclude, hash or mask" in text
