@@ -407,6 +407,7 @@ def test_a_table_without_a_log_is_left_out(world: World, things: Table) -> None:
         *filled(things),
         model,
         f"{model}_history",
+        f"{model}_changes",
     }
 
 
