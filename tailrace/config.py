@@ -49,6 +49,9 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 EXPORT_ARN = re.compile(r"arn:aws[\w-]*:dynamodb:[^:]+:\d{12}:table/(?P<table>[^/]+)/export/[^/]+")
 ACCOUNT = re.compile(r"\d{12}")
 MEMORY = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<unit>[KMGT]i?B)", re.IGNORECASE)
+# What a value in a list of values may be.
+PLAIN = (str, bool, int, float)
+
 MEMORY_MIN_BYTES = 128 * 10**6
 
 # The dbt models of one table, in the order of their building: `{}` is its SQL name. Those that are
@@ -423,6 +426,15 @@ class RepairConfig(_Settings):
     _prefix = field_validator("prefix")(_plain_prefix)
 
 
+class Relationship(_Settings):
+    """Where the values of an attribute are to be found."""
+
+    to: str = _field(
+        "a model's name", "The dbt model that holds them.", pattern="^[A-Za-z_][A-Za-z0-9_]*$"
+    )
+    field: str = _field("a column's name", "Its column.", min_length=1)
+
+
 class AttributeConfig(_Settings):
     """What one attribute is to become: how it is typed, and whether it may be seen at all."""
 
@@ -448,6 +460,27 @@ class AttributeConfig(_Settings):
         None,
     )
 
+    description: str | None = _field(
+        "a text", "What it means, for dbt's documentation.", None, min_length=1
+    )
+    accepted_values: tuple[Any, ...] | None = _field(
+        "a list of texts, numbers or true and false, at least one",
+        "A data test: its values are among these.",
+        None,
+    )
+    relationships: Relationship | None = _field(
+        "a mapping with `to:` and `field:`",
+        "A data test: its values are found in a column of another model.",
+        None,
+    )
+
+    @field_validator("accepted_values")
+    @classmethod
+    def _check_values(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if values is not None and not (values and all(isinstance(v, PLAIN) for v in values)):
+            raise PydanticCustomError("accepted_values", "not a list of plain values")
+        return values
+
     @model_validator(mode="after")
     def _check_privacy(self) -> AttributeConfig:
         if self.privacy and (self.type or self.rows):
@@ -458,6 +491,46 @@ class AttributeConfig(_Settings):
                 "two out",
                 {"privacy": self.privacy, "other": other},
             )
+        return self
+
+
+class SplitConfig(_Settings):
+    """One public model of a single-table design: which items are of its type."""
+
+    key_prefix: dict[str, str] | None = _field(
+        "a mapping of columns to the texts their values begin with: {pk: 'CUST#'}",
+        "By the beginning of keys; of all of them, where several are named.",
+        None,
+    )
+    attribute: dict[str, Any] | None = _field(
+        "a mapping of columns to a value or a list of values: {type: order}",
+        "By the values of attributes; of all of them, where several are named.",
+        None,
+    )
+    where: str | None = _field(
+        "a SQL condition over the columns of the table's public model",
+        "By a condition of your own.",
+        None,
+    )
+    description: str | None = _field(
+        "a text", "What its items are, for dbt's documentation.", None, min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> SplitConfig:
+        given = [name for name in ("key_prefix", "attribute", "where") if getattr(self, name)]
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "split", "exactly one of key_prefix, attribute and where is needed, and not empty"
+            )
+        if any(not prefix for prefix in (self.key_prefix or {}).values()):
+            raise PydanticCustomError("split", "a key_prefix is empty: every key begins with that")
+        for values in (self.attribute or {}).values():
+            listed = values if isinstance(values, list) else [values]
+            if not listed or not all(isinstance(value, PLAIN) for value in listed):
+                raise PydanticCustomError(
+                    "split", "attribute takes texts, numbers, true and false, or lists of them"
+                )
         return self
 
 
@@ -511,6 +584,12 @@ class Table(_Settings):
         alias="schema",  # a name that pydantic keeps for itself
     )
 
+    split: dict[str, SplitConfig] = _field(
+        "a mapping of models' names, each with `key_prefix:`, `attribute:` or `where:`",
+        "One public model an item type, where a table holds several.",
+        {},
+    )
+
     @property
     def filled(self) -> tuple[str, ...]:
         """The names of its dbt models that are tables, in the order of their building."""
@@ -524,12 +603,17 @@ class Table(_Settings):
     @property
     def nodes(self) -> tuple[str, ...]:
         """The names of all its dbt models, in the order of their building."""
-        return tuple(name.format(self.model) for name in NODES)
+        return (*(name.format(self.model) for name in NODES), *self.split)
 
     @property
     def relations(self) -> tuple[str, ...]:
         """Every name that it takes in the schema `analytics`: no two tables may claim one."""
-        return (*self.nodes, AS_OF.format(self.model))
+        return (*self.own_relations, *self.split)
+
+    @property
+    def own_relations(self) -> tuple[str, ...]:
+        """Those of them that are named after the table."""
+        return tuple(name.format(self.model) for name in (*NODES, AS_OF))
 
     @property
     def private(self) -> dict[str, str]:
@@ -556,6 +640,16 @@ class Table(_Settings):
         if not MODEL_NAME.fullmatch(value) or len(value) > MODEL_NAME_MAX:
             raise PydanticCustomError("model", "not a plain SQL name")
         return value
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, split: dict[str, SplitConfig]) -> dict[str, SplitConfig]:
+        for name in split:
+            if not MODEL_NAME.fullmatch(name) or len(name) > MODEL_NAME_MAX:
+                raise PydanticCustomError(
+                    "split", f"{name!r} is no plain SQL name of a-z, 0-9 and _"
+                )
+        return split
 
     @model_validator(mode="after")
     def _check_export(self) -> Table:
@@ -851,7 +945,7 @@ def _explain(document: _Document, error: ErrorDetails) -> _Problem:
         tag, allowed = TAGS[str(at[-1])]
         found = document.show((*at, tag), value.get(tag))
         return _Problem((*at, tag), f"is {found}; allowed: {allowed}.")
-    if kind in ("export_table", "catalog_password", "privacy_typed"):
+    if kind in ("export_table", "split", "catalog_password", "privacy_typed"):
         return _Problem(at, f"is refused: {error['msg']}.")
     if at[-1:] == ("model",) and _value_at(document.data, at) is None:
         name = document.show((*at[:-1], "name"), _value_at(document.data, (*at[:-1], "name")))
@@ -901,6 +995,10 @@ def _settings_at(at: Where, data: Any) -> type[_Settings]:
         case ("tables", index, "stream", *_):
             source = _value_at(data, ("tables", index, "stream", "source"))
             return STREAMS.get(str(source), DynamoDbStreamsConfig)
+        case ("tables", _, "attributes", _, "relationships", *_):
+            return Relationship
+        case ("tables", _, "split", _, *_):
+            return SplitConfig
         case ("tables", _, "attributes", _, *_):
             return AttributeConfig
         case ("tables", _, *_):
@@ -946,12 +1044,27 @@ def _clashes(document: _Document, tables: tuple[Table, ...]) -> list[_Problem]:
             if other.name == table.name:
                 text = f"is the table {shown} again, which {where} has already."
                 problems.append(_Problem(at, text, "Remove one of the two."))
-            elif both := set(other.relations) & set(table.relations):
+            elif both := set(other.own_relations) & set(table.own_relations):
                 model = _shown_model(document, second, table)
                 before = _shown_model(document, first, other)
                 what = "" if other.model == table.model else _what_clashes(document, at, both)
                 text = f"({shown}) has the SQL name {model}, but {where} has {before}{what}."
                 problems.append(_Problem(at, text, "Give one of them another `model:`."))
+    return problems + _split_clashes(tables)
+
+
+def _split_clashes(tables: tuple[Table, ...]) -> list[_Problem]:
+    """Item types named like another relation."""
+    problems: list[_Problem] = []
+    builder = {name: n for n, table in enumerate(tables) for name in table.own_relations}
+    for index, table in enumerate(tables):
+        for name in table.split:
+            if name in builder:
+                text = f"would build analytics.{name}; tables[{builder[name]}] builds that already."
+                problems.append(
+                    _Problem(("tables", index, "split", name), text, "Give it another name.")
+                )
+            builder.setdefault(name, index)
     return problems
 
 

@@ -29,6 +29,7 @@ from tailrace.lake.log import is_lost_race
 from tailrace.lake.schema import ANALYTICS, CHANGES, CONTROL
 from tailrace.lake.sql import bound, ident
 from tailrace.lake.turns import turn
+from tailrace.transform.generate import split_condition
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -97,6 +98,9 @@ def build(config: Config, models: Sequence[str], *, tests: bool = False) -> Buil
         if not nodes:
             return BuildResult(seconds=time.monotonic() - begun)
         result = _run_until_settled(config, nodes)
+        outgrown = _outgrown(con, config, models, state, nodes)
+        if outgrown and not result.failures:
+            result = _joined(result, _run_until_settled(config, outgrown))
         built = {node.name for node in result.nodes if not node.failed and node.status != "skipped"}
         whole = [m for m in models if set(config.table(m).nodes) <= built]
         _remember_built(config, {model: stamps[model] for model in whole})
@@ -210,6 +214,38 @@ def _due(
 
 def _built_path(config: Config) -> Path:
     return config.dbt.project_dir / "target" / "tailrace_built.json"
+
+
+def _outgrown(
+    con: duckdb.DuckDBPyConnection,
+    config: Config,
+    models: Sequence[str],
+    state: _State,
+    built: Collection[str],
+) -> list[str]:
+    """The models of item types that lack a column which their items use since this merge."""
+    found = []
+    for table in (config.table(model) for model in models):
+        latest = f"{table.model}_latest"
+        for name, split in table.split.items():
+            if name in built or name not in state.relations:
+                continue
+            lacking = _columns(con, table.model) - _columns(con, name)
+            used = " OR ".join(f"{ident(column)} IS NOT NULL" for column in sorted(lacking))
+            with suppress(duckdb.BinderException):  # it needs a column that is not there yet
+                if lacking and _count(
+                    con,
+                    f"SELECT count(*) FROM {ident(CATALOG, ANALYTICS, latest)}"
+                    f" WHERE _batch > {state.watermarks.get(latest, 0)} AND _op <> 'REMOVE'"
+                    f" AND ({used}) AND ({split_condition(split)}\n)",
+                ):
+                    found.append(name)
+    return found
+
+
+def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> set[str]:
+    rows = con.execute(f"DESCRIBE {ident(CATALOG, ANALYTICS, relation)}").fetchall()
+    return {row[0] for row in rows}
 
 
 def _stamps(

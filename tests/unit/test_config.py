@@ -347,6 +347,33 @@ def test_clashing_names_out_of_variables_are_not_printed_either(
         (one_table("warehouse: {threads: 0}"), "warehouse.threads is 0 (a number)"),
         (one_table("path: /etc"), "path is an unknown key"),
         (
+            one_table("    split: {a: {key_prefix: {pk: A}, where: x}}"),
+            "tables[0].split.a is refused: exactly one of key_prefix, attribute and where",
+        ),
+        (one_table("    split: {a: {key_prefix: {pk: ''}}}"), "split.a is refused: a key_prefix"),
+        (one_table("    split: {a: {attribute: {t: {x: 1}}}}"), "split.a is refused: attribute"),
+        (one_table("    split: {A-b: {where: x}}"), "split is refused: 'A-b' is no plain SQL name"),
+        (
+            one_table("    split: {a: {wher: x}}"),
+            "tables[0].split.a.wher is an unknown key (did you mean where?)",
+        ),
+        (
+            one_table("    split: {orders_latest: {where: x}}"),
+            "split.orders_latest would build analytics.orders_latest; tables[0] builds that",
+        ),
+        (
+            "tables: [{name: one, split: {a: {where: x}}}, {name: two, split: {a: {where: x}}}]",
+            "tables[1].split.a would build analytics.a; tables[0] builds that already.",
+        ),
+        (
+            one_table("    attributes: {a: {accepted_values: [[1]]}}"),
+            "attributes.a.accepted_values is a list; allowed: a list of texts, numbers",
+        ),
+        (
+            one_table("    attributes: {a: {relationships: {to: b}}}"),
+            "attributes.a.relationships.field is missing; allowed: a column's name.",
+        ),
+        (
             one_table("    schema: freeze"),
             "tables[0].schema is 'freeze'; allowed: evolve or frozen.",
         ),

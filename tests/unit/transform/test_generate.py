@@ -124,7 +124,7 @@ def test_what_somebody_edited_or_wrote_outlives_its_table_and_is_named(tmp_path:
     own.write_text("select 1 as one\n")
     config = config_with(tmp_path, "orders")
     found = statuses(config)
-    assert found["models/customers/customers.sql"].startswith("edited by hand, of a table")
+    assert found["models/customers/customers.sql"].startswith("edited by hand, asked for no longer")
     assert [path.name for path in edited.parent.iterdir()] == ["customers.sql"]
     assert own.exists()
     assert "models/mine/mine.sql" not in found
@@ -172,6 +172,57 @@ def test_every_column_of_the_models_is_described(tmp_path: Path) -> None:
         for described in (model, *model["columns"]):
             assert set(re.findall(r"doc\('(\w+)'\)", described["description"])) <= blocks
             assert described["description"]
+
+
+SPLIT = """orders
+    split:
+      paid: {attribute: {state: [paid, "it's"], "a\\"b": 7, done: true}}
+      of_ana: {key_prefix: {pk: "ANA#", sk: "O#"}}
+      odd: {where: "x = '{{ y }}'", description: "Odd {% ones."}"""
+
+
+def test_an_item_type_is_a_model_with_its_condition_in_sql(tmp_path: Path) -> None:
+    config = config_with(tmp_path, SPLIT)
+    generate(config)
+    folder = tmp_path / "dbt_project" / "models" / "orders"
+    assert (folder / "paid.sql").read_text().splitlines()[1:] == [
+        "{{ config(materialized='view') }}",
+        """{% call split_items('orders', needs=["state", "a\\"b", "done"]) %}""",
+        """("state"::VARCHAR = 'paid' OR "state"::VARCHAR = 'it''s')"""
+        """ AND try_cast("a""b"::VARCHAR AS DOUBLE) = 7 AND "done"::VARCHAR = 'true'""",
+        "{% endcall %}",
+    ]
+    assert "starts_with(\"pk\"::VARCHAR, 'ANA#') AND" in (folder / "of_ana.sql").read_text()
+    assert "{% raw %}x = '{{ y }}'{% endraw %}" in (folder / "odd.sql").read_text()
+    models = models_of(tmp_path, "orders")
+    assert models["odd"]["description"].startswith('{{ "Odd {% ones." }} {{ "DynamoDB table')
+    generate(config_with(tmp_path, "orders"))
+    assert not (folder / "paid.sql").exists()
+    assert (folder / "orders.sql").exists()
+
+
+@pytest.mark.parametrize("condition", ["x = 1) or (1 = 1; select 1", "x =", "1; select 2", "x)"])
+def test_what_is_no_condition_is_refused(tmp_path: Path, condition: str) -> None:
+    config = config_with(tmp_path, f"orders\n    split: {{odd: {{where: '{condition}'}}}}")
+    with pytest.raises(ConfigError, match=r"split\.odd\.where is no SQL condition"):
+        generate(config)
+
+
+def test_what_is_said_of_an_attribute_becomes_its_column_s_tests(tmp_path: Path) -> None:
+    attributes = """orders
+    attributes:
+      state: {description: "Where {{ it }} is.", accepted_values: [new, "it's", 7, true]}
+      who: {relationships: {to: customers, field: the id}}"""
+    generate(config_with(tmp_path, attributes, "customers"))
+    columns = {each["name"]: each for each in models_of(tmp_path, "orders")["orders"]["columns"]}
+    assert columns["state"]["description"] == '{{ "Where {{ it }} is." }}'
+    [accepted] = columns["state"]["data_tests"]
+    assert accepted["accepted_values"]["arguments"]["values"] == ["new", "it''s", "7", "true"]
+    [related] = columns["who"]["data_tests"]
+    assert related["relationships"]["arguments"] == {
+        "to": "ref('customers')",
+        "field": '"the id"',
+    }
 
 
 def test_the_macros_are_told_that_a_schema_is_frozen(tmp_path: Path) -> None:
