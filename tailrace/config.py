@@ -459,7 +459,6 @@ class AttributeConfig(_Settings):
         "What is done to its values before anything is written.",
         None,
     )
-
     description: str | None = _field(
         "a text", "What it means, for dbt's documentation.", None, min_length=1
     )

@@ -14,13 +14,14 @@
     if execute and load_relation(public) else [] -%}
 {%- set lacking = needs | reject('in', there) | list -%}
 {%- set columns = [] -%}
-{%- if there and not lacking -%}
+{%- if there -%}
     {%- set asked = [] -%}
     {%- for name in there -%}
         {%- do asked.append('count(' ~ adapter.quote(name) ~ ')') -%}
     {%- endfor -%}
-    {%- set counts = read_json('select to_json([' ~ asked | join(', ') ~ ']) from ' ~ public
-                               ~ ' where (' ~ condition ~ '\n)') -%}
+    {%- set counts = [] if lacking else read_json(
+        'select to_json([' ~ asked | join(', ') ~ ']) from ' ~ public
+        ~ ' where (' ~ condition ~ '\n)') -%}
     {%- for name in there -%}
         {%- if counts[loop.index0] or name in key + needs + ['_changed_at'] -%}
             {%- do columns.append(adapter.quote(name)) -%}

@@ -359,7 +359,7 @@ def _freshness(table: Table) -> dict[str, Any]:
     were none to get."""
     proofs = (
         "select max((detail->>'began_at')::timestamptz) from lake.tailrace.ledger"
-        f" where model = '{table.model}' and kind = 'pass' and detail->>'complete' = 'true'"
+        f" where model = '{table.model}' and kind = 'pass' and (detail->>'complete') = 'true'"
     )
     minutes = math.ceil(3 * table.stream.freshness_seconds / 60)
     return {
