@@ -36,6 +36,13 @@ SHARDS = "tailrace/capture/shards.py"
 EXPORT = "tailrace/sources/export.py"
 STREAMS = "tailrace/sources/streams.py"
 LOG = "tailrace/lake/log.py"
+DELIVERIES = "tailrace/capture/deliveries.py"
+DELIVERED = "tailrace/sources/delivered.py"
+DELIVERY_TESTS = (
+    "tests/unit/capture/test_deliveries.py",
+    "tests/unit/sources/test_delivered.py",
+    "tests/simulation/test_source_contract.py",
+)
 STAGED = "dbt_project/macros/staged_changes.sql"
 LATEST = "dbt_project/macros/latest_state.sql"
 MODELS = ("tests/integration/test_models.py",)
@@ -417,6 +424,70 @@ MUTATIONS = (
         "    {%- if full and not plan.rebuild and full.batch > plan.watermark %}\n",
         "    {%- if false %}\n",
         MODELS,
+    ),
+    Mutation(
+        "objects that were read not remembered",
+        "Once",
+        DELIVERIES,
+        "each.key not in read and each.at >= first]",
+        "each.at >= first]",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "a proof that does not wait for the delivery",
+        "No silent gap",
+        DELIVERIES,
+        "        delay_seconds=delay.delivery.total_seconds(),\n",
+        "        delay_seconds=0.0,\n",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "live before what the base met is delivered",
+        "No step back",
+        DELIVERIES,
+        "        and record.proves_until > epoch.changed_at + CLOCK_SECOND\n",
+        "",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "a list from the newest object on",
+        "No loss",
+        DELIVERIES,
+        "max(first, newest or first) - delay.late\n",
+        "max(first, newest or first)\n",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "a damaged object unnoticed",
+        "No silent gap",
+        DELIVERIES,
+        "staged, gap=gap))",
+        "staged))",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "objects that a lifecycle took unnoticed",
+        "No silent gap",
+        DELIVERIES,
+        "    is_out = run.is_newest and listed_at - since > coverage.IN_TIME\n",
+        "    is_out = False\n",
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "records that are told apart by two braces",
+        "Lossless",
+        DELIVERED,
+        'text.replace(b"}" + head, b"}\\n" + head)',
+        'text.replace(b"}{", b"}\\n{")',
+        tests=DELIVERY_TESTS,
+    ),
+    Mutation(
+        "records that come again land again",
+        "Once",
+        LOG,
+        "        if staged.repeats and span is None:\n",
+        "        if False:\n",
+        tests=("tests/simulation/test_log_contract.py",),
     ),
 )
 

@@ -53,8 +53,8 @@ RARE = {"vanish": 0.1}
 class Story:
     """One seed, told once."""
 
-    def __init__(self, seed: int, *, kinesis: bool = False) -> None:
-        self.world = World(seed, kinesis=kinesis)
+    def __init__(self, seed: int, *, kinesis: bool = False, firehose: bool = False) -> None:
+        self.world = World(seed, kinesis=kinesis or firehose, firehose=firehose)
         self.truth = Truth(self.world)
         self.world.on_commit = self.truth.check
         self.world.nested = self._somebody_else
@@ -79,7 +79,7 @@ class Story:
 
     def _begin(self) -> None:
         world, rng = self.world, self.world.random
-        world.weather = _weather(rng, kinesis=world.kinesis)
+        world.weather = _weather(rng, kinesis=world.kinesis, firehose=world.firehose)
         dynamo = world.dynamo
         dynamo.set(
             shards=rng.randint(1, 3),
@@ -91,7 +91,8 @@ class Story:
         for _ in range(rng.randint(0, 10)):
             world.write()
         if world.kinesis:
-            world.source = rng.choice(("kinesis", "kinesis", "kinesis", "dynamodb_streams"))
+            main = "firehose" if world.firehose else "kinesis"
+            world.source = rng.choice((main, main, main, "dynamodb_streams"))
         method = rng.choice(("scan", "scan", "export"))
         world.configure(method, self._adopted() if method == "export" else None)
         self._drained_at = world.clock.seconds()
@@ -147,7 +148,8 @@ class Story:
 
     def _reconfigured(self) -> None:
         if self.world.kinesis:
-            self.world.source = self.world.random.choice(("kinesis", "dynamodb_streams"))
+            sources = ("kinesis", "dynamodb_streams", *(["firehose"] * self.world.firehose))
+            self.world.source = self.world.random.choice(sources)
         self.world.configure(self.world.random.choice(("scan", "scan", "export")))
 
     def _time_passes(self) -> None:
@@ -300,7 +302,7 @@ class Story:
         world.configure(world.config.tables[0].base.method, pass_seconds=600)
         world.weather.sensor_seconds = 4 * HOUR
         if world.kinesis:  # AWS tells its time in whole seconds
-            world.clock.advance(world.weather.late_seconds + 2)
+            world.clock.advance(world.weather.delivery_seconds)
         found: Any = None
         for number in range(SETTLE_ROUNDS):
             if number == SETTLE_ROUNDS // 2 and world.weather.vanish:
@@ -315,16 +317,18 @@ class Story:
                     self._repair()
                 elif found.reached_tip and found.state == LIVE:
                     return
-            world.clock.advance(60)
+            world.clock.advance(max(60, world.weather.delivery_seconds / 5))
         raise Violation(f"Never caught up in fair weather: the last run said {found!r}")
 
 
-def _weather(rng: random.Random, *, kinesis: bool) -> Weather:
+def _weather(rng: random.Random, *, kinesis: bool, firehose: bool) -> Weather:
     weather = Weather()
     if kinesis:
         weather.late = rng.choice((0.0, 0.1, 0.5))
         weather.late_seconds = rng.choice((0.0, 5.0, 240.0))
         weather.twice = rng.choice((0.0, 0.2))
+    if firehose:
+        weather.buffer_seconds = rng.choice((0.0, 60.0, 900.0))
     few = rng.random() < 0.6
     for name, (low, high) in STORMS.items():
         if rng.random() < RARE.get(name, 0.35 if few else 0.8):
@@ -339,10 +343,11 @@ def _weather(rng: random.Random, *, kinesis: bool) -> Weather:
     return weather
 
 
-def tell(seed: int, *, kinesis: bool = False) -> str | None:
+def tell(seed: int, *, kinesis: bool = False, firehose: bool = False) -> str | None:
     """Tells a seed's story: None if every law held, else what broke and how to see it again. With
-    `kinesis` the table streams to a Kinesis stream as well, and is read from either."""
-    story = Story(seed, kinesis=kinesis)
+    `kinesis` the table streams to a Kinesis stream as well, and is read from either; with
+    `firehose` a Firehose behind that delivers to S3, and it is read from any of the three."""
+    story = Story(seed, kinesis=kinesis, firehose=firehose)
     try:
         story.tell()
     except (Violation, Stuck) as broken:
@@ -356,7 +361,8 @@ def tell(seed: int, *, kinesis: bool = False) -> str | None:
             [
                 f"seed {seed}: {broken}",
                 f"Replay it: python -m tests.simulation --seed {seed}"
-                + (" --kinesis" if kinesis else ""),
+                + (" --kinesis" if kinesis else "")
+                + (" --firehose" if firehose else ""),
                 f"Weather: {weather or 'calm'}",
                 "What happened last:",
                 *(f"  {line}" for line in world.trace),

@@ -28,6 +28,14 @@ def test_every_law_holds_where_a_table_streams_to_kinesis_from_seed(first: int) 
     assert not broken, "\n\n".join(broken)
 
 
+@pytest.mark.parametrize("first", range(0, SEEDS // 10, CHUNK))
+def test_every_law_holds_where_a_firehose_delivers_to_s3_from_seed(first: int) -> None:
+    """Buffered, out of order and twice, under keys of an hour before; beside the other sources."""
+    seeds = range(first, min(first + CHUNK, SEEDS // 10))
+    broken = [told for seed in seeds if (told := tell(seed, firehose=True))]
+    assert not broken, "\n\n".join(broken)
+
+
 def test_a_story_is_told_alike_whatever_the_order_of_sets() -> None:
     """Else a failing seed could not be replayed."""
     told = {_trace(hash_seed) for hash_seed in ("1", "3")}

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from sandbox.streams import Change
-from tailrace.lake.version import MICROS_DIGITS, POSITION_DIGITS, RECORD_DIGITS
+from tailrace.lake.version import POSITION_DIGITS, RECORD_DIGITS
 from tailrace.model import FULL, LIVE, Epoch, Gap, PassRecord
 from tests.simulation.memory_log import Row, Store
 from tests.simulation.world import Sent, World
@@ -35,7 +35,6 @@ class Truth:
         self._store = world.store
         self._rows = 0
         self._landed: dict[tuple[str, int], Row] = {}
-        self._changes: set[tuple[str, str, str]] = set()
         self._base: set[tuple[str, str]] = set()
         self._last_sequence: dict[tuple[str, str], int] = {}
         self._passes = 0
@@ -88,11 +87,7 @@ class Truth:
         if place in self._landed:
             raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
         self._landed[place] = row
-        if is_timed:  # AWS may send a change twice; it is one row all the same
-            change = (stream_arn, row.key, row.version[:-RECORD_DIGITS][-MICROS_DIGITS:])
-            if change in self._changes:
-                raise Violation(f"Once: a change of {row.key} landed twice.")
-            self._changes.add(change)
+        if is_timed:
             return
         last = self._last_sequence.get((stream_arn, row.key), 0)
         # Behind a generation that AWS lost, nobody knows who descends from whom.
@@ -111,7 +106,7 @@ class Truth:
         newest = self._store.newest()
         live = [each for each in newest.values() if each.state == LIVE]
         last = newest[max(newest)]
-        began = micros(record.began_at)
+        began = micros(record.proves_until)
         covered = _base_at(live[-1] if live else last)
         # A base that is older than the coverage is refused: its epoch is never seen.
         usable = last.detail.get("not_before", last.opened_at.isoformat())
@@ -122,7 +117,7 @@ class Truth:
         if self._world.kinesis:
             # A table that streams to two places is read from one: a pass speaks for that alone.
             followed = {stream}
-            records = [*records, *self._arrived_before(began)]
+            records = [*records, *self._due(stream, began)]
             if last.stream_arn == stream and "beside" in last.detail:
                 covered = max(covered, _base_at(last))
             self._check_unsent(record, stream, covered, began)
@@ -146,7 +141,7 @@ class Truth:
 
     def _check_unsent(self, record: PassRecord, stream: str, covered: int, began: int) -> None:
         """What the table did not send to Kinesis no pass over that stream may claim."""
-        if stream.startswith("arn:aws:kinesis"):
+        if stream.startswith(("arn:aws:kinesis", "arn:aws:s3")):
             for change in self._world.unsent:
                 if covered <= change.micros < began:
                     self._require_gap(record, change, "a change that was not sent")
@@ -161,15 +156,17 @@ class Truth:
             " a gap that is stored."
         )
 
-    def _arrived_before(self, began: int) -> list[tuple[str, int, Change]]:
-        """The records that had come to a Kinesis stream by then: of one that came twice, that which
-        has landed."""
-        found = []
-        for each in self._world.sent:
-            if each.arrived is not None and each.arrived < began:
-                landed = [x for x in each.sequences if (each.stream, x) in self._landed]
-                found.append((each.stream, (landed or each.sequences)[0], each.change))
-        return found
+    def _due(self, stream: str, began: int) -> list[tuple[str, int, Change]]:
+        """The records that had come to a Kinesis stream by then; of Firehose, those of changes
+        that were made by then, because a pass proves what is surely delivered."""
+        if stream.startswith("arn:aws:s3"):
+            sent = self._world.sent
+            return [(stream, x.number, x.change) for x in sent if x.change.micros < began]
+        return [
+            (each.stream, each.sequences[0], each.change)
+            for each in self._world.sent
+            if each.arrived is not None and each.arrived < began
+        ]
 
     # -------------------------------------------------------------------------------- what is seen
 

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest.mock import patch
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import boto3
 import botocore
@@ -41,6 +41,7 @@ import sandbox.kinesis
 import sandbox.streams
 import sandbox.tables
 import tailrace.capture.bootstrap
+import tailrace.capture.deliveries
 import tailrace.capture.drain
 import tailrace.capture.retry
 import tailrace.capture.stage
@@ -51,12 +52,14 @@ from sandbox.clock import Clock
 from sandbox.dynamodb import Dynamo
 from sandbox.errors import AwsError
 from sandbox.exports import NoSuchBucketError
+from sandbox.firehose import DeliveryStream
 from sandbox.streams import Change, Shard, Stream, parse_iterator
 from sandbox.tables import Table
 from tailrace.config import (
     Config,
     DynamoDbStreamsConfig,
     ExportBase,
+    FirehoseConfig,
     KinesisConfig,
     RepairConfig,
     ScanBase,
@@ -70,6 +73,7 @@ from tests.simulation.memory_log import MemoryLog, Store
 
 REGION, TABLE, MODEL, BUCKET = "us-east-1", "orders", "orders", "exports"
 STREAM = "changes"
+DELIVERED, DELIVERED_PREFIX = "delivered", "cdc/"
 START = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1_000_000)
 HOUR = 3600.0
 STEPS_MAX = 20_000
@@ -115,14 +119,21 @@ class Weather:
     late: float = 0.0
     late_seconds: float = 0.0
     twice: float = 0.0
+    buffer_seconds: float = 0.0
+
+    @property
+    def delivery_seconds(self) -> float:
+        """Within which time Firehose delivers a change, by AWS's time in whole seconds."""
+        return self.late_seconds + self.buffer_seconds + 2
 
 
 @dataclass
 class Sent:
     """A change that a table sent to Kinesis: to which stream, when it first came there (None: not
-    yet), and the sequence numbers that it has there."""
+    yet), and the sequence numbers that it has there. `number` is its own, and its record's id."""
 
     change: Change
+    number: int = 0
     stream: str = ""
     arrived: int | None = None
     sequences: list[int] = field(default_factory=list)
@@ -183,6 +194,8 @@ class World:
     divided: int = 0
     fatal: int = 0
     kinesis: bool = False
+    firehose: bool = False
+    list_page: int = 1_000
     source: str = "dynamodb_streams"
     microseconds: bool = True
     sent: list[Sent] = field(default_factory=list)
@@ -196,6 +209,9 @@ class World:
         self.random = random.Random(self.seed)
         self.clock = WorldClock()
         self.objects: dict[tuple[str, str], bytes] = {}
+        self.put_at: dict[tuple[str, str], int] = {}
+        self.buffer: list[tuple[int, bytes]] = []
+        self.hose = DeliveryStream("hose", DELIVERED_PREFIX)
         self.past_journals: list[list[Change]] = []
         self.deleted = True
         self.processes: list[Process] = []
@@ -261,6 +277,14 @@ class World:
         if self.kinesis:
             yield patch.object(sandbox.kinesis, "MAX_BYTES", choose((800, 3000, 10**7)))
             yield patch.object(sandbox.kinesis, "SHARDS_PER_PAGE", choose((2, 5, 1000)))
+        if self.firehose:
+            self.hose.random = random.Random(self.seed)
+            self.hose.compression = choose(("GZIP", "ZIP", "UNCOMPRESSED"))
+            self.hose.newlines = choose((False, True))
+            self.list_page = choose((2, 5, 1_000))
+            module = tailrace.capture.deliveries
+            yield patch.object(module, "ThreadPoolExecutor", self._pool)
+            yield patch.object(module, "BATCH_OBJECTS", choose((1, 2, 256)))
         yield patch.object(tailrace.capture.stage, "FLUSH_SECONDS", choose((0.0, 0.5, 30.0)))
         yield patch.object(tailrace.capture.bootstrap, "EXPORT_BATCH_FILES", choose((1, 2, 64)))
         # Thirty hours of polls would be all that a story tells.
@@ -317,10 +341,17 @@ class World:
             base = ExportBase(bucket=BUCKET, prefix="p", export_arn=export_arn)
         repair = RepairConfig(bucket=self.random.choice((None, BUCKET)))
         seconds = pass_seconds or self.random.choice((1.0, 5.0, 40.0, 40.0))
-        stream: DynamoDbStreamsConfig | KinesisConfig
+        stream: DynamoDbStreamsConfig | KinesisConfig | FirehoseConfig
         stream = DynamoDbStreamsConfig(pass_seconds=seconds)
         if self.source == "kinesis":
             stream = KinesisConfig(pass_seconds=seconds, late_seconds=self.weather.late_seconds)
+        if self.source == "firehose":
+            stream = FirehoseConfig(
+                bucket=DELIVERED,
+                prefix=DELIVERED_PREFIX,
+                pass_seconds=seconds,
+                delivery_seconds=self.weather.delivery_seconds,
+            )
         self.config = Config(
             warehouse=Warehouse(
                 catalog=f"sqlite:{self.folder}/none.sqlite", data_path=str(self.folder)
@@ -475,10 +506,14 @@ class World:
         for arn, destination in table.destinations.items():
             if destination.status != "ACTIVE":
                 continue
-            sent = Sent(change)
+            sent = Sent(change, len(self.sent) + 1)
             self.sent.append(sent)
             data = sandbox.kinesis.data_of(
-                change, table.name, REGION, microseconds=destination.microseconds, event_id="e"
+                change,
+                table.name,
+                REGION,
+                microseconds=destination.microseconds,
+                event_id=f"{sent.number:032}",
             )
             key = sandbox.kinesis.partition_key_of(change)
             roll = self.random.random
@@ -495,11 +530,43 @@ class World:
                     sent.stream = _known_as(stream)
                     sent.arrived = sent.arrived or self.clock.now()
                     sent.sequences.append(int(put["SequenceNumber"]))
+                    if self.firehose:
+                        self._to_firehose(data)
 
                 if wait:
                     self.clock.timers.append((self.clock.now() + wait, arrive))
                 else:
                     arrive()
+
+    def _to_firehose(self, data: bytes) -> None:
+        """Buffers a record and delivers what has gathered, later."""
+        self.buffer.append((self.clock.now(), data))
+        if len(self.buffer) == 1:
+            self._later(self.weather.buffer_seconds / 2, self._deliver)
+
+    def _later(self, most: float, do: Callable[[], None]) -> None:
+        wait = 0 if self.quiet else int(self.random.random() * most * 1_000_000)
+        if wait:
+            self.clock.timers.append((self.clock.now() + wait, do))
+        else:
+            do()
+
+    def _deliver(self) -> None:
+        """Puts the buffer into one or two objects, each when it may come: under the hour of its
+        oldest record, out of order, and now and then again an hour later under another name."""
+        buffer, self.buffer = self.buffer, []
+        for half in (buffer[::2], buffer[1::2]) if self.random.random() < 0.3 else (buffer,):
+            if not half:
+                continue
+            body, oldest = self.hose.packed([data for _, data in half]), half[0][0]
+            for copy in range(1 + (self.random.random() < self.weather.twice)):
+
+                def put(body: bytes = body, oldest: int = oldest) -> None:
+                    place = (DELIVERED, self.hose.key(oldest))
+                    self.objects[place] = body
+                    self.put_at[place] = self.clock.now()
+
+                self._later(HOUR if copy else self.weather.buffer_seconds / 2, put)
 
     def enable_stream(self, view_type: str) -> None:
         """A stream from now on; its ARN ends in this time."""
@@ -600,6 +667,8 @@ class World:
         target = request.headers.get("X-Amz-Target")
         called = target.decode() if isinstance(target, bytes) else target or ""
         operation = called.rpartition(".")[2] or "GetObject"
+        if not called and "list-type=2" in request.url:
+            operation = "ListObjects"
         if called.startswith("Kinesis"):
             operation = f"kinesis:{operation}"
         self.clock.advance(0.001 + 0.03 * self.random.random())
@@ -647,7 +716,7 @@ class World:
             kinds += ["ExpiredIteratorException"] * 3
         if operation == "kinesis:GetRecords":
             kinds += ["KMSThrottlingException", "InternalFailureException"]
-        if operation == "GetObject":
+        if operation in ("GetObject", "ListObjects"):
             kinds = ["SlowDown", "InternalError", "closed", "timeout"]
         kind = self.random.choice(kinds)
         if kind != "ExpiredIteratorException":
@@ -656,8 +725,8 @@ class World:
         return kind
 
     def _answer(self, operation: str, request: Any, fault: str) -> tuple[int, bytes, str]:
-        if operation == "GetObject":
-            return self._get_object(request.url, fault)
+        if operation in ("GetObject", "ListObjects"):
+            return self._from_s3(operation, request.url, fault)
         kind = "application/x-amz-json-1.0"
         try:
             if fault and fault not in ("lost", "closed", "timeout"):
@@ -760,18 +829,42 @@ class World:
         late = self._listing() < self._hidden.get(shard.parent, 0)
         return late or self._unlisted(stream, stream.shards.get(shard.parent))
 
-    def _get_object(self, url: str, fault: str) -> tuple[int, bytes, str]:
+    def _from_s3(self, operation: str, url: str, fault: str) -> tuple[int, bytes, str]:
         parts = urlsplit(url)
         place = (parts.netloc.partition(".")[0], unquote(parts.path).lstrip("/"))
         status = {"": 200, "SlowDown": 503, "InternalError": 500, FATAL: 400}[fault]
         if fault:
             code = "ExpiredToken" if fault == FATAL else fault
+        elif operation == "ListObjects":
+            return 200, self._list_objects(place[0], parse_qs(parts.query)), "application/xml"
         elif place in self.objects:
             return 200, self.objects[place], "binary/octet-stream"
         else:
             status, code = 404, "NoSuchKey"
         content = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
         return status, content.encode(), "application/xml"
+
+    def _list_objects(self, bucket: str, asked: dict[str, list[str]]) -> bytes:
+        """A page of a bucket's list, from `start-after` or the token, a key, on."""
+        prefix = asked.get("prefix", [""])[0]
+        after = asked.get("continuation-token", asked.get("start-after", [""]))[0]
+        keys = sorted(
+            key
+            for place, key in self.objects
+            if place == bucket and key.startswith(prefix) and key > after
+        )
+        page, size = keys[: self.list_page], len(keys)
+        listed = "".join(
+            f"<Contents><Key>{key}</Key><Size>{len(self.objects[bucket, key])}</Size>"
+            f"<LastModified>{_iso_second(self.put_at[bucket, key])}</LastModified></Contents>"
+            for key in page
+        )
+        more = size > len(page)
+        token = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
+        return (
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{listed}"
+            "</ListBucketResult>"
+        ).encode()
 
     def _put_object(self, bucket: str, key: str, content: bytes) -> None:
         if bucket != BUCKET:
@@ -802,6 +895,10 @@ class World:
                 break
         done = [task for task in tasks if task.done]
         return done, [task for task in tasks if not task.done]
+
+
+def _iso_second(micros: int) -> str:
+    return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%dT%H:%M:%S}.000Z"
 
 
 def _known_as(stream: sandbox.kinesis.Stream) -> str:
