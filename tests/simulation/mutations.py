@@ -224,6 +224,33 @@ MUTATIONS = (
         "        if False:\n",
     ),
     Mutation(
+        "what vanished before its time hidden by an outage",
+        "No silent gap",
+        COVERAGE,
+        "    return is_parent and shard not in closed_before(shards, gap.until)\n",
+        "    return False\n",
+        tests=("tests/unit/capture/test_drain.py",),
+    ),
+    Mutation(
+        "a stopped base that leaves a replaced stream behind",
+        "No silent gap",
+        "tailrace/engine.py",
+        "            if self.stop.is_set():\n                raise Retryable(\n"
+        '                    f"{config.model}: stopped before the end',
+        "            if self.stop.is_set():\n                return\n"
+        "                raise Retryable(\n"
+        '                    f"{config.model}: stopped before the end',
+        tests=("tests/simulation/test_scenes.py",),
+    ),
+    Mutation(
+        "shards that a new epoch has seen left to the old one",
+        "No silent gap",
+        LOG,
+        "            if not stands.finished and stands.epoch < number:\n",
+        "            if part not in head.positions:\n",
+        tests=("tests/simulation/test_log_contract.py",),
+    ),
+    Mutation(
         "a shard that vanished forgiven",
         "No silent gap",
         DRAIN,
