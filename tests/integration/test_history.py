@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -634,10 +636,13 @@ class Source:
         self.pending.append((self.second, self.sequence, key, value))
 
     def drain(self) -> None:
-        for second, sequence, key, value in self.pending:
+        for second, written in groupby(self.pending, key=itemgetter(0)):
             self.table.clock = START + timedelta(seconds=second)
-            new = None if value is None else item(key, x=n(value))
-            self.table.stream(self.epoch, (sequence, new, item(key)))
+            changes = [
+                (sequence, None if value is None else item(key, x=n(value)), item(key))
+                for _, sequence, key, value in written
+            ]
+            self.table.stream(self.epoch, *changes)
         self.pending = []
 
     def read_base(self) -> None:

@@ -160,7 +160,7 @@ def test_runs_killed_at_random_moments_lose_and_double_nothing(
     config = written_config(own_aws, tmp_path / "killed")
     with (
         Warm(tmp_path / "runs.log", own_aws.server.environment) as warm,
-        written_to(own_aws.dynamodb, *names, keys=KEYS, pause_seconds=0.3),
+        written_to(own_aws.dynamodb, *names, keys=KEYS, pause_seconds=1.0),
     ):
         usual = usual_seconds(warm, own_aws, written_config(own_aws, tmp_path / "measured"))
         killer = Killer(own_aws, warm, config, random.Random(seed), usual)

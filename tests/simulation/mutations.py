@@ -2,7 +2,7 @@
 
 `make mutations`, or `python -m tests.simulation.mutations [name …]`. First the simulation hunts;
 what it lets pass, the unit tests of capture and the log's contract have to catch. Exit code 1 if a
-mutation survives, 2 if one no longer fits the code.
+mutation survives, 2 if one no longer fits the code, or what is to catch it is red without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -529,6 +530,9 @@ def main() -> int:
         for each in MUTATIONS
         if not options.names or any(name in each.name for name in options.names)
     ]
+    if red := _red_as_it_is(chosen, options.seeds):
+        print(f"RED WITHOUT ANY MUTATION: {red}")
+        return 2
     survivors, misfits = [], []
     for mutation in chosen:
         started = time.monotonic()
@@ -545,13 +549,29 @@ def main() -> int:
     return 2 if misfits else 1 if survivors else 0
 
 
-def _verdict(mutation: Mutation, seeds: int) -> str | None:
-    """What caught the mutation; empty if nothing did, None if it could not be made."""
+def _red_as_it_is(chosen: Sequence[Mutation], seeds: int) -> str:
+    """What fails already: it would seem to catch whatever it is asked to."""
+    hunts = any(not each.tests for each in chosen)
+    with _copied() as copy:
+        found = _simulated(copy, seeds) if hunts else ""
+        for tests in sorted({each.tests or UNIT_TESTS for each in chosen}):
+            found = found or _tested(copy, tests)
+    return found
+
+
+@contextmanager
+def _copied() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder)
         for tree in TREES:
             shutil.copytree(ROOT / tree, copy / tree, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
+        yield copy
+
+
+def _verdict(mutation: Mutation, seeds: int) -> str | None:
+    """What caught the mutation; empty if nothing did, None if it could not be made."""
+    with _copied() as copy:
         path = copy / mutation.file
         text = path.read_text()
         if text.count(mutation.old) != 1:
