@@ -35,6 +35,7 @@ from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.sql import ident
 from tailrace.model import (
+    DYNAMODB_STREAMS,
     INCREMENTAL,
     OPEN,
     SAMPLE_ITEMS,
@@ -684,6 +685,7 @@ class Engine:
             closes_gaps=coverage.closes_gaps(head),
             base_parts_done=sum(at.finished for at in done),
             base_parts_total=max(_parts_planned(head), len(done)),
+            idle_reads_a_day=_idle_reads_a_day(table, record),
         )
 
     def _lag(self, head: Head) -> float | None:
@@ -783,3 +785,10 @@ def _refuse_method(config: Table, method: str, sample: int, max_rcu: float | Non
 
 def _parts_planned(head: Head) -> int:
     return int(head.epoch.detail.get("segments", 0)) if head.epoch else 0
+
+
+def _idle_reads_a_day(table: Table, last: PassRecord | None) -> int:
+    """Of the sources only DynamoDB Streams bills each GetRecords call."""
+    if table.stream.source != DYNAMODB_STREAMS or last is None:
+        return 0
+    return drain.idle_reads_a_day(last.shards_open, table.stream.freshness_seconds)

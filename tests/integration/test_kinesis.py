@@ -83,5 +83,6 @@ def test_a_table_is_replicated_from_kinesis_while_it_is_written_to(
         assert not status.gaps
         assert status.lag_seconds is not None
         assert status.lag_seconds < 60
+        assert status.idle_reads_a_day == 0  # AWS bills shard hours, and no calls
     assert not doubled(config, "events")
     assert_equal(config, own_aws.dynamodb, name, "events")

@@ -65,7 +65,10 @@ def repaired(config: Config, engine: Engine) -> None:
     assert engine.status(["events"])[0].gaps
     engine.repair("events")
     drain_until_caught_up(engine, "events")
-    assert not engine.status(["events"])[0].gaps
+    (status,) = engine.status(["events"])
+    assert not status.gaps
+    assert status.shards_open > 0
+    assert status.idle_reads_a_day == status.shards_open * (3 * 288 + 1440)
 
 
 @pytest.mark.parametrize(
