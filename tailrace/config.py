@@ -482,8 +482,11 @@ class AttributeConfig(_Settings):
 
     @model_validator(mode="after")
     def _check_privacy(self) -> AttributeConfig:
-        if self.privacy and (self.type or self.rows):
-            other = "type" if self.type else "rows"
+        needs_value = ["type", "rows", "accepted_values"]
+        if self.privacy == "exclude":
+            needs_value += ["description", "relationships"]
+        other = next((each for each in needs_value if getattr(self, each)), None)
+        if self.privacy and other:
             raise PydanticCustomError(
                 "privacy_typed",
                 "privacy: {privacy} leaves no value that `{other}:` could be for; take one of the "
@@ -649,6 +652,23 @@ class Table(_Settings):
                     "split", f"{name!r} is no plain SQL name of a-z, 0-9 and _"
                 )
         return split
+
+    @model_validator(mode="after")
+    def _check_private_split(self) -> Table:
+        for name, each in self.split.items():
+            for attribute in [*(each.key_prefix or {}), *(each.attribute or {})]:
+                if attribute in self.private:
+                    raise PydanticCustomError(
+                        "privacy_split",
+                        "split.{name} asks for values of {attribute}, which is private "
+                        "({privacy}): nobody would have one",
+                        {
+                            "name": name,
+                            "attribute": attribute,
+                            "privacy": self.private[attribute],
+                        },
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_export(self) -> Table:
@@ -944,7 +964,7 @@ def _explain(document: _Document, error: ErrorDetails) -> _Problem:
         tag, allowed = TAGS[str(at[-1])]
         found = document.show((*at, tag), value.get(tag))
         return _Problem((*at, tag), f"is {found}; allowed: {allowed}.")
-    if kind in ("export_table", "split", "catalog_password", "privacy_typed"):
+    if kind in ("export_table", "split", "catalog_password", "privacy_typed", "privacy_split"):
         return _Problem(at, f"is refused: {error['msg']}.")
     if at[-1:] == ("model",) and _value_at(document.data, at) is None:
         name = document.show((*at[:-1], "name"), _value_at(document.data, (*at[:-1], "name")))

@@ -294,7 +294,7 @@ _OPS = {"accepted_values": {"arguments": {"values": ["READ", "INSERT", "MODIFY",
 def _yaml(table: Table, key: Mapping[str, str]) -> str:
     model = table.model
     sure = _sure_columns(key)
-    keys = [_key_column(name, key[name]) for name in sure]
+    keys = [_key_column(table, name, key[name]) for name in sure]
     document = {
         "version": 2,
         "sources": [
@@ -390,7 +390,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[str, Any]:
-    columns = [_key_column(name, key[name]) for name in sure]
+    columns = [_key_column(table, name, key[name]) for name in sure]
     described = {column["name"]: column for column in columns}
     for name, attribute in table.attributes.items():
         if attribute.description or attribute.accepted_values or attribute.relationships:
@@ -501,10 +501,11 @@ def _column(name: str, doc: str = "", tests: Sequence[Any] = ()) -> dict[str, An
     return column | ({"data_tests": list(tests)} if tests else {})
 
 
-def _key_column(name: str, kind: str) -> dict[str, Any]:
+def _key_column(table: Table, name: str, kind: str) -> dict[str, Any]:
+    hashed = ", hashed" if table.private.get(name) == "hash" else ""
     return {
         "name": name,
-        "description": f"Key attribute {name} ({kind}).",
+        "description": f"Key attribute {name} ({kind}{hashed}).",
         "quote": True,
         "data_tests": ["not_null"],
     }

@@ -226,6 +226,9 @@ def test_another_salt_is_refused_until_the_base_is_read_anew(
         drain_until_caught_up(engine, "people")
         found = engine.reconcile("people", "scan").found
         assert (found.equal, found.count) == (60, 0), "nothing is left of its old keys"
+    generate(config)  # now that the key is known
+    models = (folder / "dbt_project/models/people/people.yml").read_text()
+    assert "Key attribute number (S, hashed)." in models
 
 
 def _search_at_each_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:

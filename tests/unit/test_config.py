@@ -547,12 +547,28 @@ def test_private_attributes_are_known_by_their_exact_names(write: Write) -> None
     assert table.private == {"password": "exclude", "a: b": "hash"}
 
 
-@pytest.mark.parametrize("other", ["type: timestamp", "rows: lines"])
-def test_a_private_attribute_can_have_no_type_and_no_rows(
-    refusal: Callable[[str], str], other: str
+@pytest.mark.parametrize(
+    ("rule", "other"),
+    [
+        ("hash", "type: timestamp"),
+        ("mask", "rows: lines"),
+        ("hash", "accepted_values: [a]"),
+        ("exclude", "description: what it is"),
+    ],
+)
+def test_a_private_attribute_can_have_nothing_that_needs_its_value(
+    refusal: Callable[[str], str], rule: str, other: str
 ) -> None:
-    text = refusal(one_table(f"    attributes:\n      email: {{privacy: hash, {other}}}\n"))
-    assert "line 4: tables[0].attributes.email is refused: privacy: hash leaves no value" in text
+    text = refusal(one_table(f"    attributes:\n      email: {{privacy: {rule}, {other}}}\n"))
+    assert f"line 4: tables[0].attributes.email is refused: privacy: {rule} leaves no value" in text
+
+
+def test_a_private_attribute_cannot_split_a_table(refusal: Callable[[str], str]) -> None:
+    private = "    attributes: {pk: {privacy: hash}}\n"
+    text = refusal(one_table(private + "    split: {users: {key_prefix: {pk: 'U#'}}}\n"))
+    assert "tables[0] is refused: split.users asks for values of pk, which is private" in text
+    text = refusal(one_table(private + "    split: {users: {attribute: {pk: U}}}\n"))
+    assert "(hash): nobody would have one" in text
 
 
 def test_an_unknown_privacy_is_refused(refusal: Callable[[str], str]) -> None:
