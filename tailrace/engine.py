@@ -377,7 +377,14 @@ class Engine:
             before = self._pass(config, head, beside, privacy, thrifty, pages)
         if epoch is None:
             return DrainResult(config.model, None, "none")
-        return _together(before, self._pass(config, head, epoch, privacy, thrifty, pages))
+        result = _together(before, self._pass(config, head, epoch, privacy, thrifty, pages))
+        if epoch.source == config.stream.source:
+            return result
+        told = (
+            f"stream.source is {config.stream.source}, but the table is still read from"
+            f" {epoch.source}: `tailrace base {config.model}` moves it."
+        )
+        return replace(result, notices=(*result.notices, told))
 
     def _pages(self, models: Sequence[str]) -> Pages:
         """What tables share that stream to one place: of `models`, which are drained at a time."""

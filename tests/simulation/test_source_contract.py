@@ -214,6 +214,14 @@ def test_a_table_is_taken_over_from_any_source_to_any_other(
     assert site.equal()
 
 
+def test_a_source_that_is_named_and_not_yet_moved_to_is_told(site: Site) -> None:
+    site.use(STREAMS)
+    site.go_live()
+    site.use(KINESIS)
+    [told] = site.drain().notices
+    assert told.startswith("stream.source is kinesis, but the table is still read from dynamodb_st")
+
+
 def test_the_old_source_is_drained_until_the_new_base_is_complete_and_no_longer(site: Site) -> None:
     site.use(STREAMS)
     site.go_live()

@@ -33,7 +33,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 MENTION = re.compile(r"\bdocs/[\w./-]+\.md\b")
 INLINE = re.compile(r"`([^`\n]+)`")
-ACTION = re.compile(r"\b(?:dynamodb|s3):[A-Z]\w+")
+ACTION = re.compile(r"\b(?:dynamodb|kinesis|s3):[A-Z]\w+")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -147,12 +147,15 @@ def test_the_policies_allow_what_the_sources_ask_for_and_no_more() -> None:
         for action in ACTION.findall(path.read_text())
     }
     policies = [_actions(policy) for policy in _policies("docs/iam.md")]
-    scan, export, reconcile, firehose, _lake = policies
+    scan, export, reconcile, kinesis, firehose, _lake = policies
     assert reconcile == {"dynamodb:Scan"} | LOOKING_UP
     assert firehose == {"s3:GetObject"} | ELSEWHERE
-    assert scan | export | reconcile | firehose == asked
-    assert scan == {action for action in asked if _for_scans(action)} - LOOKING_UP - ELSEWHERE
-    assert export == asked - reconcile - ELSEWHERE
+    of_kinesis = {action for action in asked if action.startswith("kinesis:")}
+    assert kinesis == of_kinesis | {"dynamodb:DescribeKinesisStreamingDestination"}
+    assert scan | export | reconcile | kinesis | firehose == asked
+    elsewhere = ELSEWHERE | of_kinesis
+    assert scan == {action for action in asked if _for_scans(action)} - LOOKING_UP - elsewhere
+    assert export == asked - reconcile - elsewhere
 
 
 def test_the_readmes_policy_is_the_one_for_scans() -> None:
