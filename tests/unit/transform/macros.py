@@ -1,0 +1,60 @@
+"""The dbt macros without dbt: each a Python function that returns its SQL, or its value.
+
+Good for macros that ask the warehouse nothing; what needs dbt's own context has tests over a real
+dbt.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jinja2
+
+FOLDER = Path(__file__).parents[3] / "dbt_project" / "macros"
+
+
+class _Returned(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def load() -> SimpleNamespace:
+    """Every macro of the project by its name, but for materializations and tests."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.do"])  # noqa: S701
+    macros: dict[str, Any] = {}
+    environment.globals.update(
+        adapter=SimpleNamespace(
+            dispatch=lambda name: macros[f"duckdb__{name}"], quote=lambda name: f'"{name}"'
+        ),
+        modules=SimpleNamespace(re=re),
+        tojson=lambda value: environment.filters["tojson"](value),
+    )
+    environment.globals["return"] = _return
+    texts = "\n".join(file.read_text() for file in sorted(FOLDER.glob("*.sql")))
+    # A template each: macros of one template would call each other past `_called`.
+    found = re.findall(r"(?s)(\{%-? macro (\w+)\(.*?endmacro -?%\})", texts)
+    environment.globals.update({name: _later(macros, name) for _, name in found})
+    for text, name in found:
+        macros[name] = _called(getattr(environment.from_string(text).module, name))
+    return SimpleNamespace(**macros)
+
+
+def _later(macros: dict[str, Any], name: str) -> Any:
+    return lambda *arguments, **named: macros[name](*arguments, **named)
+
+
+def _return(value: Any) -> None:
+    raise _Returned(value)
+
+
+def _called(macro: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return str(macro(*arguments, **named))
+        except _Returned as returned:
+            return returned.value
+
+    return call
