@@ -21,6 +21,9 @@ SEED_ROWS = 2_000
 
 COUNTER = "main.unexplained"
 
+# How many numbers' digits one query measures.
+NUMBERS_AT_ONCE = 50
+
 # The types that hold numbers: their digits are recorded.
 NUMBERS = ("N", "NS")
 
@@ -74,14 +77,20 @@ def _explained_sql(known: Sequence[Attribute]) -> str:
     It is explained where its known members are as long as the whole. Each is taken in the shortest
     form that JSON has for it, so nothing else has room beside them. (A bare number may come out
     longer than it went in, but DynamoDB JSON has none: its numbers are texts.)"""
-    length = "1 + list_sum(lengths)::BIGINT"
-    numbers = ""
-    for n, each in enumerate(known, start=1):
-        around = len(f"{_json(each.path)}:{{{_json(each.type)}:}},".encode())
-        length += f" + CASE WHEN lengths[{n}] IS NULL THEN 0 ELSE {around} END"
-        if each.type in NUMBERS:
-            numbers += f" AND coalesce({_fits_sql(f'members[{n}]', each)}, true)"
-    return f"strlen(image) = {length}{numbers}"
+    around = [len(f"{_json(each.path)}:{{{_json(each.type)}:}},".encode()) for each in known]
+    # Lists, and not one long sum or condition: an item may have more attributes than DuckDB lets
+    # expressions be deep.
+    names = ", ".join(
+        f"CASE WHEN lengths[{n}] IS NOT NULL THEN {size} END" for n, size in enumerate(around, 1)
+    )
+    length = "1 + list_sum(lengths)::BIGINT" + (f" + list_sum([{names}])::BIGINT" if names else "")
+    numbers = ", ".join(
+        _fits_sql(f"members[{n}]", each)
+        for n, each in enumerate(known, start=1)
+        if each.type in NUMBERS
+    )
+    fits = f" AND coalesce(list_bool_and([{numbers}]), true)" if numbers else ""
+    return f"strlen(image) = {length}{fits}"
 
 
 def _fits_sql(text: str, number: Attribute) -> str:
@@ -126,15 +135,37 @@ def _look_up(
     seen: dict[tuple[str, str], Attribute],
 ) -> int:
     """Widens the numbers among `attributes` in `seen`; returns how many rows hold more than
-    `attributes`. One pass: the image is parsed for its values and for its members, no more."""
-    numbers = [(n, each) for n, each in enumerate(attributes, start=1) if each.type in NUMBERS]
-    measures = "".join(f", {_digits_sql(f'v[{n}]', each.type)}" for n, each in numbers)
+    `attributes`. One pass, unless there are very many numbers: the image is parsed for its values
+    and for its members, no more."""
+    numbers = [each for each in attributes if each.type in NUMBERS]
+    # The time that DuckDB takes to plan many aggregates grows with their square.
+    for start in range(NUMBERS_AT_ONCE, len(numbers), NUMBERS_AT_ONCE):
+        some = numbers[start : start + NUMBERS_AT_ONCE]
+        _measure(con, batch_sql, some, some, "0", seen)
+    more = "count(*) FILTER (len(json_keys(image)) <> list_count(v))"
+    return _measure(con, batch_sql, attributes, numbers[:NUMBERS_AT_ONCE], more, seen)
+
+
+def _measure(
+    con: duckdb.DuckDBPyConnection,
+    batch_sql: str,
+    attributes: list[Attribute],
+    numbers: list[Attribute],
+    count_sql: str,
+    seen: dict[tuple[str, str], Attribute],
+) -> int:
+    """Widens `numbers`, which are among `attributes`, in `seen`; returns what `count_sql` counts
+    over the images and the list `v` of their attributes' values."""
+    places = {(each.path, each.type): n for n, each in enumerate(attributes, start=1)}
+    measures = "".join(
+        f", {_digits_sql(f'v[{places[each.path, each.type]}]', each.type)}" for each in numbers
+    )
     row = con.execute(f"""
-        SELECT count(*) FILTER (len(json_keys(image)) <> list_count(v)){measures}
+        SELECT {count_sql}{measures}
         FROM (SELECT image, {_values_sql(attributes)} AS v FROM {batch_sql}
             WHERE image IS NOT NULL)""").fetchone()
     assert row is not None
-    for index, (_, each) in enumerate(numbers):
+    for index, each in enumerate(numbers):
         digits, scale, exponent = row[3 * index + 1 : 3 * index + 4]
         if digits is not None:
             seen[(each.path, each.type)] = _widened(each, digits, scale, exponent)
@@ -149,7 +180,7 @@ def _values_sql(attributes: list[Attribute]) -> str:
 def _digits_sql(text: str, kind: str) -> str:
     """Three aggregates over number texts, or over sets of them: most digits before the point, most
     after it, and whether any is in exponent notation. No string is built for a number."""
-    whole, fraction = _lengths_sql("number" if kind == "NS" else text)
+    whole, fraction = lengths_sql("number" if kind == "NS" else text)
     if kind == "NS":
         elements = f"from_json({text}, '[\"VARCHAR\"]')"
         whole, fraction = (
@@ -159,7 +190,7 @@ def _digits_sql(text: str, kind: str) -> str:
     return f"max({whole}), max({fraction}), bool_or(contains({text}, 'E') OR contains({text}, 'e'))"
 
 
-def _lengths_sql(text: str) -> tuple[str, str]:
+def lengths_sql(text: str) -> tuple[str, str]:
     """The digits of a number's text before its point, and after it."""
     fraction = f"CASE WHEN contains({text}, '.') THEN strlen({text}) - instr({text}, '.')"
     sign = f"starts_with({text}, '-')::INTEGER"

@@ -284,6 +284,19 @@ def test_it_is_found_in_lines_of_every_shape(orders: Orders, tmp_path: Path, sha
     }
 
 
+def test_an_item_of_a_thousand_attributes_lands_again_and_again(
+    orders: Orders, tmp_path: Path
+) -> None:
+    wide = item(1, **{f"n{number}": {"N": str(number)} for number in range(1_000)})
+    orders.commit(compact(tmp_path, [wide]), None, "1", SEGMENT)
+    before = orders.attributes()
+    assert len(before) == 1_002
+    orders.commit(compact(tmp_path, [wide]), "1", "2", SEGMENT)
+    more = wide | {"n999": {"N": "1.5"}, "new": {"S": ""}}
+    orders.commit(compact(tmp_path, [more]), "2", "3", SEGMENT)
+    assert orders.attributes() - before == {("n999", "N", 3, 1), ("new", "S", None, None)}
+
+
 def test_only_what_is_not_known_is_read_again(
     orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
