@@ -449,10 +449,10 @@ class AttributeConfig(_Settings):
         None,
     )
     rows: str | None = _field(
-        "a plain SQL name of a-z, 0-9 and _, starting with a letter",
+        "a plain SQL name: at most 40 of a-z, 0-9 and _, starting with a letter",
         "For a list: a model of its own, <model>_<rows>, of one row an element.",
         None,
-        pattern="^[a-z][a-z0-9_]*$",
+        pattern="^[a-z][a-z0-9_]{0,39}$",
     )
     privacy: Literal["exclude", "hash", "mask"] | None = _field(
         "exclude, hash or mask",
@@ -605,7 +605,9 @@ class Table(_Settings):
     @property
     def nodes(self) -> tuple[str, ...]:
         """The names of all its dbt models, in the order of their building."""
-        return (*(name.format(self.model) for name in NODES), *self.split)
+        names = (name.format(self.model) for name in NODES)
+        rows = (f"{self.model}_{rows}" for rows in self.rows.values())
+        return (*names, *rows, *self.split)
 
     @property
     def relations(self) -> tuple[str, ...]:
@@ -621,6 +623,18 @@ class Table(_Settings):
     def private(self) -> dict[str, str]:
         """The attributes that must not be seen, each with exclude, hash or mask."""
         return {name: each.privacy for name, each in self.attributes.items() if each.privacy}
+
+    @property
+    def structs(self) -> tuple[str, ...]:
+        """The attributes whose documents become STRUCTs and lists, and so need their structure."""
+        return tuple(
+            name for name, each in self.attributes.items() if each.type == "struct" or each.rows
+        )
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The lists that become rows of their own, each with the end of its model's name."""
+        return {name: each.rows for name, each in self.attributes.items() if each.rows}
 
     @property
     def repair_base(self) -> ExportBase | None:
@@ -668,6 +682,19 @@ class Table(_Settings):
                             "privacy": self.private[attribute],
                         },
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Table:
+        for name, each in self.attributes.items():
+            if each.rows and each.type not in (None, "struct"):
+                raise PydanticCustomError(
+                    "rows", f"attributes.{name} has rows: and the type {each.type}; it needs none"
+                )
+            if each.rows and self.relations.count(f"{self.model}_{each.rows}") > 1:
+                raise PydanticCustomError(
+                    "rows", f"attributes.{name}.rows: there is a {self.model}_{each.rows} already"
+                )
         return self
 
     @model_validator(mode="after")
@@ -964,7 +991,14 @@ def _explain(document: _Document, error: ErrorDetails) -> _Problem:
         tag, allowed = TAGS[str(at[-1])]
         found = document.show((*at, tag), value.get(tag))
         return _Problem((*at, tag), f"is {found}; allowed: {allowed}.")
-    if kind in ("export_table", "split", "catalog_password", "privacy_typed", "privacy_split"):
+    if kind in (
+        "export_table",
+        "split",
+        "catalog_password",
+        "privacy_typed",
+        "privacy_split",
+        "rows",
+    ):
         return _Problem(at, f"is refused: {error['msg']}.")
     if at[-1:] == ("model",) and _value_at(document.data, at) is None:
         name = document.show((*at[:-1], "name"), _value_at(document.data, (*at[:-1], "name")))

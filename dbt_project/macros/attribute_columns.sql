@@ -1,14 +1,17 @@
 {#- From what was seen of a table's attributes to its columns: a list of {name, path, tags, type,
-    wanted, exact}.
+    wanted, structure, structures, known_until, exact, batch}.
 
     Names are stable because columns only ever join at the end: the first seen keeps its plain name,
     a later twin (names that differ only in case are one to SQL) gets _2, _3 and so on. The key's
-    columns come first in a new table; their names follow the same rule.
+    columns come first in a new table; their names follow the same rule. `batch` is the one from
+    which on the column is due.
     Types follow the DynamoDB tags seen, unless tailrace.yaml wants another one (`wanted`); a NULL
     is not a type but the absence of a value. An attribute seen with two tags or more has a column
-    more, <name>__raw, with the exact value as DynamoDB JSON (`exact`). -#}
+    more, <name>__raw, with the exact value as DynamoDB JSON (`exact`). Documents that are to be
+    STRUCTs have their `structure` (see structure.sql), those of all times, and the batch until which
+    it was known before. -#}
 
-{%- macro attribute_columns(attributes, key=[], wanted={}) -%}
+{%- macro attribute_columns(attributes, key=[], wanted={}, structures={}) -%}
     {%- set seen = {} -%}
     {%- for attribute in attributes -%}
         {%- do seen.setdefault(attribute.path, []).append(attribute) -%}
@@ -27,8 +30,14 @@
     {%- set columns = [] -%}
     {%- for each in due | sort(attribute='batch,exact,path', case_sensitive=true) -%}
         {%- set name = free_name(each.path ~ ('__raw' if each.exact else ''), taken) -%}
-        {%- set type = 'JSON' if each.exact
-            else adapter.dispatch('attribute_type')(each.found, wanted.get(each.path)) -%}
+        {%- set known = structures.get(each.path, {}) if not each.exact
+            and wanted.get(each.path) == 'struct' else {} -%}
+        {%- set structure = known.tree if not is_document(known.tree) else none -%}
+        {%- if each.exact -%}{%- set type = 'JSON' -%}
+        {%- elif structure -%}{%- set type = structure_type(structure) -%}
+        {%- else -%}
+            {%- set type = adapter.dispatch('attribute_type')(each.found, wanted.get(each.path)) -%}
+        {%- endif -%}
         {%- do taken.append(name | lower) -%}
         {%- do columns.append({
             'name': name,
@@ -36,7 +45,11 @@
             'tags': each.found | map(attribute='type') | list,
             'type': type,
             'wanted': wanted.get(each.path),
+            'structure': structure,
+            'structures': known.trees or [],
+            'known_until': known.known_until or 0,
             'exact': each.exact == 1,
+            'batch': each.batch,
         }) -%}
     {%- endfor -%}
     {{ return((columns | selectattr('path', 'in', key) | list)
@@ -52,17 +65,14 @@
     {%- endfor -%}
 {%- endmacro -%}
 
-{#- What tailrace.yaml wants of the attributes of `model`, as `tailrace generate` wrote it into the
-    public model's meta: a mapping of their names to types -#}
-{%- macro wanted_types(model) -%}
-    {%- set wanted = {} -%}
-    {%- if execute -%}
-        {%- for node in graph.nodes.values()
-                if node.resource_type == 'model' and node.name == model -%}
-            {%- do wanted.update(node.config.meta.get('types', {})) -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{ return(wanted) }}
+{#- What tailrace.yaml says of `model`, as `tailrace generate` wrote it into the public model's
+    meta -#}
+{%- macro model_meta(model) -%}
+    {%- for node in graph.nodes.values() if execute
+            and node.resource_type == 'model' and node.name == model -%}
+        {{ return(node.config.meta) }}
+    {%- endfor -%}
+    {{ return({}) }}
 {%- endmacro -%}
 
 {#- The declared rule: one tag, its own type; several of S, N and BOOL, their text; else JSON -#}

@@ -65,22 +65,35 @@ when not matched then insert by name
     {%- do write_sql('drop table ' ~ newest) -%}
 {%- endmacro -%}
 
+{#- Columns that are new join at the end, and STRUCTs take in their new members, where they stand -#}
 {%- macro add_new_columns(newest, target) -%}
-    {%- set known = relation_columns(target) | map(attribute='name') | map('lower') | list -%}
-    {%- set added = [] -%}
-    {%- for column in relation_columns(newest) if column.name | lower not in known -%}
-        {%- do added.append(column) -%}
+    {%- set known = {} -%}
+    {%- for column in relation_columns(target) -%}
+        {%- do known.update({column.name | lower: column.type}) -%}
     {%- endfor -%}
-    {%- if added -%}
+    {%- set changes = [] -%}
+    {%- set notes = [] -%}
+    {%- for column in relation_columns(newest) -%}
+        {%- set name = adapter.quote(column.name) -%}
+        {%- set type = known.get(column.name | lower) -%}
+        {%- if not type -%}
+            {%- do changes.append('add column ' ~ name ~ ' ' ~ column.type) -%}
+            {%- do notes.append(column.name) -%}
+        {%- elif type != column.type and type.startswith('STRUCT(') -%}
+            {%- do changes.append('alter column ' ~ name ~ ' set data type ' ~ column.type) -%}
+            {%- do notes.append(column.name ~ ' (new members)') -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if changes -%}
         {%- call statement('add_columns', auto_begin=false) -%}
 begin;
-        {%- for column in added %}
-alter table {{ target }} add column {{ adapter.quote(column.name) }} {{ column.type }};
+        {%- for change in changes %}
+alter table {{ target }} {{ change }};
         {%- endfor %}
 commit;
         {%- endcall -%}
         {%- do comment_columns(target) -%}
-        {{ log(target.identifier ~ ' has new columns: ' ~ added | map(attribute='name') | join(', '), info=true) }}
+        {{ log(target.identifier ~ ' has new columns: ' ~ notes | join(', '), info=true) }}
     {%- endif -%}
 {%- endmacro -%}
 
@@ -98,11 +111,13 @@ commit;
 {%- macro comment_columns(relation) -%}
     {#- A column that could not keep its attribute's name says in its comment what that is -#}
     {%- set there = relation_columns(relation) | map(attribute='name') | list -%}
+    {%- set comments = [] -%}
     {%- for column in merge_plan(this.identifier.rpartition('_')[0]).columns
             if column.name != column.path and column.name in there -%}
-        {%- do write_sql('comment on column ' ~ relation ~ '.' ~ adapter.quote(column.name)
-            ~ " is 'DynamoDB attribute " ~ column.path | replace("'", "''") ~ "'") -%}
+        {%- do comments.append('comment on column ' ~ relation ~ '.' ~ adapter.quote(column.name)
+            ~ " is 'DynamoDB attribute " ~ column.path | replace("'", "''") ~ "';") -%}
     {%- endfor -%}
+    {%- if comments -%}{%- do write_sql('begin; ' ~ comments | join(' ') ~ ' commit;') -%}{%- endif -%}
 {%- endmacro -%}
 
 {%- macro write_sql(sql) -%}

@@ -6,7 +6,9 @@
 {%- endmacro -%}
 
 {%- macro reserved_columns() -%}
-{#- _moment is what the parameter of <model>_as_of is called: SQL would take a column for it. -#}
+{#- _moment is what the parameter of <model>_as_of is called: SQL would take a column for it. The last
+    three are DuckLake's own: a table with such a column cannot be made, or merged into. -#}
 {{ return(own_columns() + ['_landed_at', '_valid_from', '_valid_to', '_is_current', '_by_ttl',
-                           '_changed', '_before', '_after', '_moment']) }}
+                           '_changed', '_before', '_after', '_moment', '_position',
+                           'rowid', '_ducklake_internal_row_id', '_ducklake_internal_snapshot_id']) }}
 {%- endmacro -%}

@@ -42,6 +42,6 @@ from (
     {%- set log = source('changes', model) -%}
     {%- if not execute or not table_exists(log) -%}{{ return([]) }}{%- endif -%}
     {%- set state = merge_state(model, log, 0) -%}
-    {{ return(attribute_columns(state.attributes, state.key, wanted_types(model))
+    {{ return(attribute_columns(state.attributes, state.key, model_meta(model).get('types', {}))
               | selectattr('path', 'in', state.key) | map(attribute='name') | list) }}
 {%- endmacro -%}

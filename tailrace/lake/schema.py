@@ -35,6 +35,8 @@ _CONTROL_TABLES = {
         integer_digits INTEGER, scale INTEGER, example_key VARCHAR, recorded_at TIMESTAMPTZ""",
     "gaps": """model VARCHAR, batch BIGINT, epoch INTEGER, since TIMESTAMPTZ, until TIMESTAMPTZ,
         found_at TIMESTAMPTZ, reason VARCHAR""",
+    "structures": """model VARCHAR, batch BIGINT, path VARCHAR, structure JSON,
+        recorded_at TIMESTAMPTZ""",
 }
 
 _LOG_COLUMNS = """batch BIGINT, version VARCHAR, epoch INTEGER, op VARCHAR, key VARCHAR,
@@ -44,7 +46,7 @@ _LOG_COLUMNS = """batch BIGINT, version VARCHAR, epoch INTEGER, op VARCHAR, key 
 
 def create_control_tables(con: duckdb.DuckDBPyConnection) -> None:
     """Creates schemas, control tables and storage options, where they are missing."""
-    if _exists(con, CONTROL, "gaps"):
+    if _exists(con, CONTROL, "structures"):
         return
     for schema in (CONTROL, CHANGES, ANALYTICS):
         con.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")

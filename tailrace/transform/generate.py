@@ -171,6 +171,9 @@ def _files(table: Table, key: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield f"{model}_changes.sql", _CHANGES.replace("<model>", model)
     for name, split in table.split.items():
         yield f"{name}.sql", _split_file(table, name, split)
+    for rows in table.rows.values():
+        body = _ROWS.replace("<model>", model).replace("<rows>", rows)
+        yield f"{model}_{rows}.sql", body
     yield f"{model}.yml", _yaml(table, key)
 
 
@@ -256,6 +259,10 @@ _CHANGES = """{{ config(materialized='view') }}
 {{ state_changes('<model>') }}
 """
 
+_ROWS = """{{ config(materialized='view') }}
+{{ list_rows('<model>', '<rows>') }}
+"""
+
 _SOURCES = """version: 2
 
 sources:
@@ -272,6 +279,8 @@ sources:
         description: "{{ doc('control_table_ledger') }}"
       - name: attributes
         description: "{{ doc('control_table_attributes') }}"
+      - name: structures
+        description: "{{ doc('control_table_structures') }}"
 """
 
 _LOG_COLUMNS = (
@@ -328,6 +337,7 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
                 "name": f"{model}_latest",
                 "description": _doc("latest_state"),
                 "columns": [*_own_columns(), *keys],
+                "data_tests": [_misfits(model)],
             },
             _public(table, key, sure),
             {
@@ -349,6 +359,7 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
                 }
                 for name, split in table.split.items()
             ),
+            *(_list_rows(model, rows, keys) for rows in table.rows.values()),
         ],
     }
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
@@ -434,13 +445,35 @@ def _accepted(value: str | bool | int | float) -> str:
     return _literally(text.replace("'", "''"))
 
 
+def _list_rows(model: str, rows: str, keys: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": f"{model}_{rows}",
+        "description": _doc("list_rows"),
+        "columns": [*keys, _column("_position", "position", ["not_null"])],
+    }
+
+
+def _misfits(model: str) -> dict[str, Any]:
+    """A warning, because what does not fit is kept, and the rest of the table is right."""
+    counted = {"severity": "warn", "fail_calc": "coalesce(sum(values_found), 0)"}
+    return {
+        "values_that_do_not_fit": {
+            "name": f"{model}_values_that_do_not_fit",
+            "arguments": {"table": model},
+            "config": counted,
+        }
+    }
+
+
 def _meta(table: Table, key: Mapping[str, str]) -> dict[str, Any]:
     """What the macros have to know of a table's configuration."""
     types = {name: each.type for name, each in table.attributes.items() if each.type}
-    meta = {"dynamodb_table": table.name, "key": dict(key)}
+    types |= dict.fromkeys(table.structs, "struct")
+    meta: dict[str, Any] = {"dynamodb_table": table.name, "key": dict(key)}
     if table.schema_mode == "frozen":
         meta["schema"] = "frozen"
-    return meta | ({"types": types} if types else {})
+    rows = {each: name for name, each in table.rows.items()}
+    return meta | ({"types": types} if types else {}) | ({"rows": rows} if rows else {})
 
 
 def _unique_together(*columns: str) -> dict[str, Any]:

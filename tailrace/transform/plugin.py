@@ -22,6 +22,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.flags import get_flags
 
 from tailrace.config import CONFIG_VARIABLE, DEFAULT_FILE, Config, Warehouse, load_config
+from tailrace.lake import structure
 from tailrace.lake.attach import CATALOG, attach_sql, load_extensions
 from tailrace.lake.sql import bound
 from tailrace.lake.turns import turn
@@ -91,7 +92,8 @@ class Plugin(BasePlugin):
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         """Reads tailrace.yaml; raises ConfigError where it is missing or wrong."""
-        self._warehouse = _config().warehouse
+        self._config = _config()
+        self._warehouse = self._config.warehouse
 
     def update_connection_config(self, creds: Any, config: dict[str, Any]) -> None:
         """Bounds the instance's memory, as everywhere else."""
@@ -103,6 +105,9 @@ class Plugin(BasePlugin):
             _turn_by_hand.close()
             _turn_by_hand.enter_context(turn(self._warehouse))
         _attach(conn, self._warehouse)
+        if _given is None and get_flags().WHICH in WRITERS:
+            for failure in structure.learn_all(conn, self._config.tables).values():
+                raise failure
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Session settings are not inherited by cursors."""

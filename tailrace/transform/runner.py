@@ -24,6 +24,7 @@ import duckdb
 
 from tailrace.config import Config
 from tailrace.errors import ConfigError, Retryable, TailraceError, Terminal
+from tailrace.lake import structure
 from tailrace.lake.attach import CATALOG, sqlite_path, without_password
 from tailrace.lake.log import is_lost_race
 from tailrace.lake.schema import ANALYTICS, CHANGES, CONTROL
@@ -93,20 +94,27 @@ def build(config: Config, models: Sequence[str], *, tests: bool = False) -> Buil
     _require_files(config, models)
     with _working_on(config) as con:
         state = _warehouse_state(con, config, models)
+        with turn(config.warehouse):
+            unknown = structure.learn_all(con, [config.table(m) for m in models])
+        models = [model for model in models if model not in unknown]
         stamps = _stamps(con, config, models)
         nodes = _due(config, models, state, stamps)
         if not nodes:
-            return BuildResult(seconds=time.monotonic() - begun)
+            failures = tuple(unknown.values())
+            return BuildResult(failures=failures, seconds=time.monotonic() - begun)
         result = _run_until_settled(config, nodes)
         outgrown = _outgrown(con, config, models, state, nodes)
         if outgrown and not result.failures:
             result = _joined(result, _run_until_settled(config, outgrown))
+        result = replace(result, failures=(*unknown.values(), *result.failures))
         built = {node.name for node in result.nodes if not node.failed and node.status != "skipped"}
         whole = [m for m in models if set(config.table(m).nodes) <= built]
         _remember_built(config, {model: stamps[model] for model in whole})
         if tests and not result.failures:
             tested = _invoke(config, ["test", "--select", *_nodes_of(config, models)])
             result = _joined(result, tested)
+        if any("built anew" in note for note in result.notes):
+            result = replace(result, notes=(*result.notes, *_broken_views(con, config)))
         rows = _merged_rows(con, _filled(config, models), state, result.nodes)
     named = tuple(replace(node, rows=rows.get(node.name, node.rows)) for node in result.nodes)
     return replace(result, nodes=named, seconds=time.monotonic() - begun)
@@ -182,6 +190,27 @@ def _merged_rows(
     }
 
 
+def _broken_views(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[str]:
+    """What to say of the views in the warehouse that are somebody's own and cannot be queried, now
+    that columns have changed their types."""
+    ours = {name for table in config.tables for name in table.nodes}
+    views = con.execute(
+        bound(
+            "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = ?", [CATALOG]
+        )
+    ).fetchall()
+    for schema, view in views:
+        if schema == ANALYTICS and view in ours:
+            continue
+        try:
+            con.execute(f"DESCRIBE {ident(CATALOG, schema, view)}")
+        except duckdb.Error as error:
+            yield (
+                f"the view {schema}.{view} cannot be queried now that columns have changed:"
+                f" {str(error).splitlines()[0]}. Nothing of Tailrace's uses it: mend or drop it."
+            )
+
+
 def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
     row = con.execute(sql).fetchone()
     return int(row[0]) if row else 0
@@ -251,8 +280,9 @@ def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> set[str]:
 def _stamps(
     con: duckdb.DuckDBPyConnection, config: Config, models: Sequence[str]
 ) -> dict[str, str]:
-    """What each table's views are made from: the project's code, and the epochs, which
-    <model>_changes has in its text."""
+    """What each table's views are made from: the project's code, the epochs, which
+    <model>_changes has in its text, and the structures of lists, whose members views of rows name.
+    """
     fingerprint = _fingerprint(config)
     epochs, tables = (ident(CATALOG, CONTROL, name) for name in ("epochs", "tables"))
     found = con.execute(f"""
@@ -260,7 +290,15 @@ def _stamps(
         FROM {epochs} LEFT JOIN {tables} USING (model, batch)
         WHERE state IN ('open', 'live') GROUP BY model""").fetchall()
     shapes = dict(found)
-    return {model: f"{fingerprint}: {shapes.get(model, '')}" for model in models}
+    structures = {
+        table.model: structure.digest(con, table.model, table.rows)
+        for table in map(config.table, models)
+        if table.rows
+    }
+    return {
+        model: f"{fingerprint}: {shapes.get(model, '')} {structures.get(model, '')}".strip()
+        for model in models
+    }
 
 
 def _built(config: Config) -> dict[str, str]:

@@ -29,7 +29,8 @@ MOMENTS_LOOKED_AT = 6
 
 OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expired", "_image"}
 RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl", "_moment"}
-RESERVED |= {"_changed", "_before", "_after"}
+RESERVED |= {"_changed", "_before", "_after", "_position", "rowid"}
+RESERVED |= {"_ducklake_internal_row_id", "_ducklake_internal_snapshot_id"}
 
 
 def write_config(folder: Path, project: Path, models: Iterable[str]) -> Config:
@@ -69,14 +70,15 @@ class Row:
 @dataclass
 class Table:
     """One table's log: what was landed, in the warehouse (`con`) and for the reference. Attributes
-    of the `key` are texts, or `numbers`. `clock` is when the next thing happens: a change, the
-    reading of a base, an epoch's going live."""
+    of the `key` are texts, `numbers` or `binaries`. `clock` is when the next thing happens: a
+    change, the reading of a base, an epoch's going live."""
 
     config: Config
     con: duckdb.DuckDBPyConnection
     model: str
     key: tuple[str, ...] = ("pk",)
     numbers: tuple[str, ...] = ()
+    binaries: tuple[str, ...] = ()
     view_type: str = "NEW_IMAGE"
     batch: int = 0
     clock: datetime = datetime(2026, 11, 1, tzinfo=UTC)
@@ -96,7 +98,8 @@ class Table:
         create_control_tables(con)
         create_log(con, self.model)
         self.batch += 1
-        kinds = {name: "N" if name in self.numbers else "S" for name in self.key}
+        kinds = dict.fromkeys(self.key, "S")
+        kinds |= dict.fromkeys(self.numbers, "N") | dict.fromkeys(self.binaries, "B")
         schema = json.dumps([{"name": name, "type": kind} for name, kind in kinds.items()])
         con.execute(
             "INSERT INTO tailrace.tables VALUES (?, ?, ?, NULL, NULL, ?, NULL, ?, now())",

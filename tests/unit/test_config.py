@@ -271,6 +271,18 @@ def test_clashing_names_out_of_variables_are_not_printed_either(
             one_table("    base: {method: scan, segments: many}"),
             "line 3: tables[0].base.segments is 'many'; allowed: a whole number from 1 to 1000.",
         ),
+        (
+            one_table("    attributes: {x: {rows: lines, type: double}}"),
+            "attributes.x has rows: and the type double; it needs none",
+        ),
+        (
+            one_table("    attributes: {x: {rows: history}}"),
+            "attributes.x.rows: there is a orders_history already",
+        ),
+        (
+            one_table("    attributes: {x: {rows: Lines}}"),
+            "tables[0].attributes.x.rows is 'Lines'; allowed: a plain SQL name: at most 40",
+        ),
         (one_table("    base: {method: scan, segments: 0}"), "segments is 0 (a number); allowed"),
         (one_table("    base: {method: scan, segments: true}"), "segments is true (yes or no)"),
         (one_table("    base: {method: scan, max_rcu: -1}"), "max_rcu is -1 (a number)"),

@@ -23,7 +23,7 @@ class _Returned(Exception):
 
 def load() -> SimpleNamespace:
     """Every macro of the project by its name, but for materializations and tests."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.do"])  # noqa: S701
+    environment = jinja2.Environment(extensions=["jinja2.ext.do"])
     macros: dict[str, Any] = {}
     environment.globals.update(
         adapter=SimpleNamespace(
@@ -34,11 +34,12 @@ def load() -> SimpleNamespace:
     )
     environment.globals["return"] = _return
     texts = "\n".join(file.read_text() for file in sorted(FOLDER.glob("*.sql")))
-    # A template each: macros of one template would call each other past `_called`.
-    found = re.findall(r"(?s)(\{%-? macro (\w+)\(.*?endmacro -?%\})", texts)
-    environment.globals.update({name: _later(macros, name) for _, name in found})
-    for text, name in found:
-        macros[name] = _called(getattr(environment.from_string(text).module, name))
+    found = re.findall(r"(?s)(\{%-? macro )(\w+)(\(.*?endmacro -?%\})", texts)
+    environment.globals.update({name: _later(macros, name) for _, name, _ in found})
+    # A template each, in which it has no name: any other call would go past `_called`.
+    for opening, name, rest in found:
+        module = environment.from_string(f"{opening}nameless{rest}").module
+        macros[name] = _called(module.nameless)
     return SimpleNamespace(**macros)
 
 

@@ -246,3 +246,22 @@ def test_the_macros_and_the_engine_agree_on_the_layout_of_a_version() -> None:
     assert "'%06d' % epoch" in macro
     assert "'0' * 41" in macro
     assert f"substr({{{{ version }}}}, {len('000007') + 1}, 1) = '0'" in macro
+
+
+def test_a_list_with_rows_has_a_model_of_its_own_for_as_long_as_it_is_configured(
+    tmp_path: Path,
+) -> None:
+    plain = config_with(tmp_path, "orders")
+    file = tmp_path / "tailrace.yaml"
+    before = file.read_text()
+    file.write_text(f"{before}    attributes: {{'the \"lines\"': {{rows: lines}}}}\n")
+    config = load_config(file)
+    generate(config)
+    body = (tmp_path / "dbt_project/models/orders/orders_lines.sql").read_text()
+    assert body.splitlines()[2] == "{{ list_rows('orders', 'lines') }}"
+    assert models_of(tmp_path, "orders")["orders_lines"]["columns"][-1]["name"] == "_position"
+    meta = meta_of(tmp_path, "orders")
+    assert meta["types"] == {'the "lines"': "struct"}
+    assert meta["rows"] == {"lines": 'the "lines"'}
+    assert statuses(plain)["models/orders/orders_lines.sql"].startswith("removed")
+    assert check(plain) == []
