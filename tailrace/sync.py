@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tailrace.errors import Retryable, TailraceError, Terminal
@@ -39,7 +39,8 @@ class Replicates(Protocol):
 @dataclass
 class SyncResult:
     """What was done: bases read, each model's last pass and the rows of all of them, models
-    built, and what failed, and is not mended since, for which model."""
+    built, and what failed, and is not mended since, for which model. A pass's notices are those of
+    all its passes."""
 
     bases: dict[str, BaseResult] = field(default_factory=dict)
     passes: dict[str, DrainResult] = field(default_factory=dict)
@@ -202,7 +203,9 @@ def _pass(engine: Replicates, models: Sequence[str], result: SyncResult) -> dict
             failed[model] = outcome
             continue
         result.failures.pop(model, None)
-        result.passes[model] = outcome
+        told = result.passes[model].notices if model in result.passes else ()
+        notices = tuple(dict.fromkeys([*told, *outcome.notices]))
+        result.passes[model] = replace(outcome, notices=notices)
         result.rows[model] = result.rows.get(model, 0) + outcome.rows
     result.failures.update(failed)
     return failed

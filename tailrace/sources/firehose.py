@@ -108,7 +108,8 @@ class FirehoseSource:
 
     def require(self, table: TableDescription) -> TableDescription:
         """As describe. Raises Terminal where the table streams to no Kinesis stream, which is where
-        a delivery stream takes its changes from."""
+        a delivery stream takes its changes from, where the bucket is gone, and where what lies in
+        it has other keys."""
         described = self.describe(table)
         if described.stream_arn is None:
             raise Terminal(
@@ -117,12 +118,17 @@ class FirehoseSource:
                 f"Enable one: aws dynamodb enable-kinesis-streaming-destination --table-name"
                 f" {self.table} --stream-arn ARN — and let the delivery stream read that.",
             )
+        if self.stream_arn is None:
+            self._objects_of(self._arn()).require_layout()
         return described
 
     def open(self, head: Head, epoch: Epoch, privacy: Privacy | None = None) -> FirehoseObjects:
         """The objects of the delivery stream that an epoch follows, read in private if they are
         to be."""
-        found = ARN.fullmatch(epoch.stream_arn)
+        return self._objects_of(epoch.stream_arn, privacy)
+
+    def _objects_of(self, stream_arn: str, privacy: Privacy | None = None) -> FirehoseObjects:
+        found = ARN.fullmatch(stream_arn)
         assert found is not None
         return FirehoseObjects(
             self.aws, self.table, found["bucket"], found["prefix"], self.converted, privacy

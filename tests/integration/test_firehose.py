@@ -174,6 +174,20 @@ def test_a_destination_that_is_disabled_is_a_gap(own_aws: Any, tmp_path: Path) -
             engine.base("events")
 
 
+def test_no_epoch_is_opened_on_a_bucket_or_a_prefix_that_is_wrong(aws: Any, tmp_path: Path) -> None:
+    site = Site(aws, "events")
+    site.deliver()
+    for place, refused in (
+        ("bucket: no-such-bucket-here, prefix: cdc/", "was not found"),
+        (f"bucket: {site.bucket}, prefix: cdc", "exactly what the delivery stream has"),
+    ):
+        config = site.config(tmp_path, f"{{source: firehose, {place}}}")
+        with Engine.open(config) as engine:
+            with pytest.raises(Terminal, match=refused):
+                engine.base("events")
+            assert engine.status()[0].epoch is None
+
+
 # ----------------------------------------------------------------------------- finding and reading
 
 

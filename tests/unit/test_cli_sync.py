@@ -227,6 +227,12 @@ def test_catching_up_waits_for_what_a_source_delivers_late() -> None:
     assert "orders" in run(engine, until_caught_up=True).failures
 
 
+def test_what_any_pass_left_out_is_told() -> None:
+    noted = [replace(BEHIND, notices=(each,)) for each in ("one", "two", "one")]
+    engine = Script({"orders": LIVE}, [*({"orders": each} for each in noted), {"orders": TIP}])
+    assert run(engine, until_caught_up=True).passes["orders"].notices == ("one", "two")
+
+
 def test_one_table_whose_base_fails_does_not_hold_up_the_others() -> None:
     engine = Script({"orders": NONE, "customers": NONE}, [{"customers": TIP}], ["customers"])
     engine.failing["orders"] = Terminal("no such bucket", "make one")
