@@ -530,7 +530,7 @@ class Engine:
         method = method or config.base.method
         _refuse_method(config, method, sample, max_rcu)
         live = reconcile.require_live(config.model, self._log.head(config.model))
-        table = self._describe(config)
+        table = self._as_followed(config, live, self._describe(config))
         reconcile.require_same(config.model, live, table)
         privacy = _privacy(config, table.key)
         require_same_privacy(config.model, live, _noted(privacy))

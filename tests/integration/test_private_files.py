@@ -10,7 +10,7 @@ import json
 import struct
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,21 @@ from assets import manifest, names
 from orchestration.code_location import build_definitions
 from sandbox.compare import compare
 from sandbox.workload import create_table, put_all
-from tailrace.capture import reconcile, stage
-from tailrace.config import CONFIG_VARIABLE, Config, Table, load_config
+from tailrace.capture import bootstrap, reconcile, stage
+from tailrace.config import CONFIG_VARIABLE, AwsConfig, Config, Table, load_config
 from tailrace.engine import Engine
 from tailrace.errors import ConfigError, Terminal
 from tailrace.lake.attach import connect
 from tailrace.lake.comparison import Comparison
+from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
-from tailrace.privacy import SALT_VARIABLE
+from tailrace.model import Delivery
+from tailrace.privacy import SALT_VARIABLE, Privacy
+from tailrace.sources.aws import Aws
+from tailrace.sources.firehose import FirehoseObjects
 from tailrace.transform.generate import generate
 from tests.integration.replica import drain_until_caught_up, without_margin
+from tests.integration.test_firehose import Site, until_live
 
 HOUR = 3600.0
 NUMBER = 7_310_577_000_000
@@ -229,6 +234,63 @@ def test_another_salt_is_refused_until_the_base_is_read_anew(
     generate(config)  # now that the key is known
     models = (folder / "dbt_project/models/people/people.yml").read_text()
     assert "Key attribute number (S, hashed)." in models
+
+
+def test_what_came_by_kinesis_or_firehose_is_private_as_well(
+    own_aws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "SCAN_MARGIN_SECONDS", 1.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(SALT_VARIABLE, SALT)
+    site = Site(own_aws, "events")
+    firehose = f"{{source: firehose, bucket: {site.bucket}, prefix: cdc/, delivery_seconds: 1}}"
+    rules = "{pk: {privacy: hash}, email: {privacy: exclude}}"
+    for number, source in enumerate((firehose, "{source: kinesis, late_seconds: 0}")):
+        (tmp_path / str(number)).mkdir()
+        file = tmp_path / str(number) / "tailrace.yaml"
+        table = f"name: {site.names['events']}, model: events, attributes: {rules}"
+        file.write_text(f"tables: [{{{table}, stream: {source}}}]")
+        with Engine.open(load_config(file)) as engine:
+            engine.base("events")
+            put_all(own_aws.dynamodb, site.names["events"], [_event(n, number) for n in range(9)])
+            site.deliver()
+            until_live(engine, "events")
+            assert engine.reconcile("events", "scan").is_equal
+            [(rows,)] = engine._log.query("SELECT count(*) FROM changes.events WHERE op <> 'READ'")
+        assert rows >= 9
+        assert not found(tmp_path, SECRETS)
+
+
+def _event(number: int, version: int) -> dict[str, Any]:
+    key = {"pk": {"S": f"s3cr3t {number}"}, "sk": {"N": str(number)}}
+    return key | {"email": {"S": f"s3cr3t {version}"}, "version": {"N": str(version)}}
+
+
+def test_a_parquet_file_of_firehose_is_in_memory_alone(tmp_path: Path) -> None:
+    change = {"ApproximateCreationDateTime": 1, "Keys": {"id": item(1)["id"]}, "NewImage": item(1)}
+    text = json.dumps(change).replace("'", "''")
+    lake = tmp_path / "delivered"
+    duckdb.sql(
+        f"COPY (SELECT '1' AS eventid, 'INSERT' AS eventname, 't' AS tablename,"
+        f" '{text}' AS dynamodb) TO '{lake}' (FORMAT parquet)"
+    )
+    body = lake.read_bytes()
+    lake.unlink()
+
+    def converted(file: Path, name: str) -> Iterator[bytes]:
+        assert not list(tmp_path.glob("*.parquet"))
+        yield from record_lines(file, name)
+
+    class Bucket(FirehoseObjects):
+        def _body(self, key: str, name: str) -> bytes:
+            return body
+
+    private = Privacy("people", RULES, ["id", "number"], SALT)
+    objects = Bucket(Aws(AwsConfig(region="us-east-1")), "t", "b", "", converted, private)
+    contents = objects.read(Delivery("key", 1, datetime.now(UTC), False), tmp_path / "staged")
+    assert (contents.rows, contents.damage) == (1, "")
+    assert found(tmp_path, [PUBLIC])
+    assert not found(tmp_path, SECRETS)
 
 
 def _search_at_each_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
