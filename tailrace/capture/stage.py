@@ -153,7 +153,8 @@ class Stage:
                 return
             rows = sum(each.rows for each in moved)
             size = sum(each.bytes for each in moved)
-            staged = Staged(self._shape, (str(self._path),), rows, self._read_at)
+            repeats = self._shape is Shape.KINESIS_RECORDS
+            staged = Staged(self._shape, (str(self._path),), rows, self._read_at, repeats)
             self._log.commit(
                 self._model,
                 Commit(self._epoch, moved, staged if rows else None, state, at, pass_record),

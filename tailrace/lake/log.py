@@ -28,7 +28,9 @@ from tailrace.lake.attach import catalog_file, connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
+from tailrace.lake.ties import Tied, settled
 from tailrace.lake.turns import turn
+from tailrace.lake.version import span_of, time_sql
 from tailrace.model import (
     LIVE,
     Commit,
@@ -164,8 +166,8 @@ class ChangeLog:
             try:
                 batch = self._in_transaction(con, lambda: self._commit(con, model, commit))
             except _RepeatsError as found:  # seldom: so that all others need not be looked up
-                span = found.span
-                batch = self._in_transaction(con, lambda: self._commit(con, model, commit, span))
+                again = found
+                batch = self._in_transaction(con, lambda: self._commit(con, model, commit, again))
             self._move_head(con, model, commit)
             return batch
 
@@ -245,7 +247,7 @@ class ChangeLog:
         con: duckdb.DuckDBPyConnection,
         model: str,
         commit: Commit,
-        span: tuple[str, str] | None = None,
+        again: _RepeatsError | None = None,
     ) -> int:
         head = self._head(con, model)
         _check_fence(model, head, commit)
@@ -253,10 +255,8 @@ class ChangeLog:
         batch = head.batch + 1
         if commit.staged is not None and commit.staged.rows:
             eras = head.eras(commit.epoch)
-            landed = self._land(con, model, commit, batch, head.table.key, eras, span)
-            if span is not None:  # of one part: what is delivered as objects
-                [part] = commit.parts
-                commit = replace(commit, parts=(replace(part, rows=landed),))
+            landed = self._land(con, model, commit, batch, head.table.key, eras, again)
+            commit = replace(commit, parts=_less(commit.parts, commit.staged.rows - landed))
         for part in commit.parts:
             _insert_part(con, model, batch, commit, part)
         if commit.pass_record is not None:
@@ -278,10 +278,11 @@ class ChangeLog:
         batch: int,
         key: tuple[KeyAttribute, ...],
         eras: Sequence[Era],
-        span: tuple[str, str] | None,
+        again: _RepeatsError | None,
     ) -> int:
-        """Lands what is staged; returns the rows. With a `span` of versions each record lands
-        once, and not if it stands in the log. Raises _RepeatsError where that is needed."""
+        """Lands what is staged; returns the rows. With what a first try found, each record lands
+        once, not if it stands in the log, and where old images tell that it belongs. Raises
+        _RepeatsError where that is needed."""
         staged = commit.staged
         assert staged is not None
         epoch = commit.epoch
@@ -292,8 +293,8 @@ class ChangeLog:
         rows = discovery.watched_sql(rows, expected)
         counted = discovery.count(con)
         log = ident(CHANGES, model)
-        if span is not None:
-            rows = _once_sql(rows, log, span)
+        if again is not None:
+            rows = _settled_sql(_once_sql(rows, log, again.span), again.ties)
         try:
             landed = con.execute(
                 f"INSERT INTO {log} SELECT {batch},"
@@ -308,13 +309,13 @@ class ChangeLog:
                 raise _without_version(model) from error
             raise
         count = int(landed[0]) if landed else 0
-        if count != staged.rows and span is None:
+        if count != staged.rows and again is None:
             raise Terminal(
                 f"{model}: {staged.rows} rows were expected in {', '.join(staged.files)},"
                 f" but {count} were read.",
                 "Nothing was committed. If it happens again, keep the files and report it.",
             )
-        if staged.repeats and span is None:
+        if staged.repeats and again is None:
             _require_once(con, log, batch)
         if discovery.count(con) == counted + 1:
             found = [] if known else expected
@@ -389,25 +390,72 @@ class ChangeLog:
 
 
 class _RepeatsError(Exception):
-    """Records landed that stand in the log already, or twice: their versions lie in `span`."""
+    """Records landed that stand in the log already, or twice: their versions lie in `span`. `ties`
+    is what becomes of those that only bear the same time, by key and version (None: nothing)."""
 
-    def __init__(self, span: tuple[str, str]) -> None:
+    def __init__(self, span: tuple[str, str], ties: Mapping[tuple[str, str], str | None]) -> None:
         super().__init__(span)
         self.span = span
+        self.ties = ties
 
 
 def _require_once(con: duckdb.DuckDBPyConnection, log: str, batch: int) -> None:
-    """Raises _RepeatsError where a record of the batch has the version and key of another row.
-    Versions begin with their time, so few files are looked into."""
+    """Raises _RepeatsError where a record of the batch has the key and the time of another row, and
+    is that again, or stands in the wrong place beside it. Versions begin with their time, so few
+    files are looked into."""
     ((first, last),) = con.execute(
         f"SELECT min(version), max(version) FROM {log} WHERE batch = {batch}"
     ).fetchall()
-    ((repeated,),) = con.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM {log} WHERE version BETWEEN {literal(first)} AND"
-        f" {literal(last)} GROUP BY version, key HAVING count(*) > 1 AND bool_or(batch = {batch}))"
+    span = span_of(first, last)
+    within = f"version BETWEEN {literal(span[0])} AND {literal(span[1])}"
+    tied = (
+        f"SELECT key, {time_sql('version')} AS time, count(DISTINCT version) > 1 AS tied,"
+        f" count(*) > count(DISTINCT version) AS repeated FROM {log} WHERE {within} GROUP BY ALL"
+        f" HAVING count(*) > 1 AND bool_or(batch = {batch})"
+    )
+    ((repeated, ties),) = con.execute(
+        f"SELECT bool_or(repeated), bool_or(tied) FROM ({tied})"
     ).fetchall()
-    if repeated:
-        raise _RepeatsError((first, last))
+    places: dict[tuple[str, str], str | None] = {}
+    if ties:
+        groups: dict[tuple[str, str], list[Tied]] = {}
+        for key, time_, *row in con.execute(
+            "SELECT key, time, version, any_value(op), any_value(image)::VARCHAR,"
+            f" any_value(old_image)::VARCHAR, min(batch) = {batch}"
+            f" FROM (SELECT *, {time_sql('version')} AS time FROM {log} WHERE {within}) AS r"
+            f" SEMI JOIN (FROM ({tied}) WHERE tied) AS t USING (key, time) GROUP BY ALL"
+        ).fetchall():
+            groups.setdefault((key, time_), []).append(Tied(*row))
+        for (key, _), group in groups.items():
+            places |= {(key, version): becomes for version, becomes in settled(group).items()}
+    if repeated or places:
+        raise _RepeatsError(span, places)
+
+
+def _less(parts: tuple[PartProgress, ...], rows: int) -> tuple[PartProgress, ...]:
+    """The parts with so many rows less in all: those that did not land."""
+    left = []
+    for part in parts:
+        taken = min(rows, part.rows)
+        rows -= taken
+        left.append(replace(part, rows=part.rows - taken) if taken else part)
+    return tuple(left)
+
+
+def _settled_sql(rows: str, ties: Mapping[tuple[str, str], str | None]) -> str:
+    """The rows with the versions that `ties` gives them, without those that it drops."""
+    if not ties:
+        return rows
+    values = ", ".join(
+        f"({literal(key)}, {literal(version)}, {literal(becomes)}::VARCHAR)"
+        for (key, version), becomes in ties.items()
+    )
+    return f"""
+        SELECT r.* REPLACE (coalesce(tie.becomes, r.version) AS version)
+        FROM ({rows}) AS r
+        LEFT JOIN (VALUES {values}) AS tie (key, version, becomes)
+            ON tie.key = r.key AND tie.version = r.version
+        WHERE tie.version IS NULL OR tie.becomes IS NOT NULL"""
 
 
 def _once_sql(rows: str, log: str, span: tuple[str, str]) -> str:

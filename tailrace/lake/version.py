@@ -19,6 +19,8 @@ EPOCH_DIGITS = 6
 POSITION_DIGITS = 40
 MICROS_DIGITS = 16  # until the year 2286
 RECORD_DIGITS = 56  # of a Kinesis sequence number
+TIMED_DIGITS = EPOCH_DIGITS + 1 + MICROS_DIGITS
+AFTER_DIGITS = "~"
 PRIOR_PHASE = "-"  # sorts before any digit
 BASE_PHASE = "0"
 STREAM_PHASE = "1"
@@ -60,3 +62,21 @@ def floor_sql(epoch: int) -> str:
 def epoch_sql(version: str) -> str:
     """The SQL expression of the epoch under which a row has landed."""
     return f"substr({version}, 1, {EPOCH_DIGITS})::INTEGER"
+
+
+def time_sql(version: str) -> str:
+    """The SQL expression of the part of a version, where time is the order, that two changes of one
+    time have in common."""
+    return f"substr({version}, 1, {TIMED_DIGITS})"
+
+
+def span_of(first: str, last: str) -> tuple[str, str]:
+    """Between which versions everything lies that has the time of one of these, or lies between."""
+    return first[:TIMED_DIGITS], last[:TIMED_DIGITS] + AFTER_DIGITS
+
+
+def neighbour(version: str, step: int) -> str:
+    """The version next to another one of the same time, `step` 1 after or -1 before it; the same
+    where what tells its record apart is no number."""
+    head, number = version[:-RECORD_DIGITS], version[-RECORD_DIGITS:]
+    return f"{head}{int(number) + step:0{RECORD_DIGITS}d}" if number.isdecimal() else version

@@ -16,6 +16,7 @@ import msgspec
 
 from tailrace.errors import Stale, Terminal
 from tailrace.lake.log import _check_fence
+from tailrace.lake.ties import Tied, settled
 from tailrace.lake.version import (
     BASE_PHASE,
     EPOCH_DIGITS,
@@ -24,6 +25,7 @@ from tailrace.lake.version import (
     PRIOR_PHASE,
     RECORD_DIGITS,
     STREAM_PHASE,
+    TIMED_DIGITS,
 )
 from tailrace.model import (
     SEQUENCE,
@@ -52,6 +54,7 @@ class Row(NamedTuple):
     op: str
     key: str
     image: dict[str, Any] | None
+    old_image: dict[str, Any] | None = None
 
     @property
     def landed(self) -> int:
@@ -175,7 +178,9 @@ class MemoryLog:
             eras = head.eras(commit.epoch)
             number = commit.epoch.number
             landed = _landed(model, commit.staged, number, eras, batch, head.table)
-            store.rows.extend(_once(store.rows, landed) if commit.staged.repeats else landed)
+            if commit.staged.repeats:
+                landed = _in_place(store.rows, _once(store.rows, landed))
+            store.rows.extend(landed)
         store.batch = batch
         for each in commit.parts:
             _, known = store.positions.get(each.part, (0, Position()))
@@ -218,6 +223,30 @@ def _once(rows: Sequence[Row], landed: Sequence[Row]) -> list[Row]:
     known = {(row.version, row.key) for row in rows}
     fresh = {(row.version, row.key): row for row in reversed(landed)}
     return [row for place, row in reversed(fresh.items()) if place not in known]
+
+
+def _in_place(rows: Sequence[Row], landed: Sequence[Row]) -> list[Row]:
+    """What lands of rows that bear one time with others of their key, and where it stands."""
+    places = {(row.key, row.version[:TIMED_DIGITS]) for row in landed}
+    groups: dict[tuple[str, str], list[tuple[Row, bool]]] = {}
+    for is_new, of in ((False, rows), (True, landed)):
+        for row in of:
+            if (place := (row.key, row.version[:TIMED_DIGITS])) in places:
+                groups.setdefault(place, []).append((row, is_new))
+    fresh = []
+    for row in landed:
+        tied = [
+            Tied(each.version, each.op, _json(each.image), _json(each.old_image), is_new)
+            for each, is_new in groups[row.key, row.version[:TIMED_DIGITS]]
+        ]
+        becomes = settled(tied).get(row.version, row.version)
+        if becomes is not None:
+            fresh.append(row._replace(version=becomes))
+    return fresh
+
+
+def _json(image: dict[str, Any] | None) -> str | None:
+    return None if image is None else msgspec.json.encode(image).decode()
 
 
 def _landed(
@@ -290,4 +319,5 @@ def _row(
         key = {each.name: keys[each.name] for each in table.key}
     except KeyError as missing:
         raise Terminal(f"{model}: a row lacks a key attribute ({missing}).") from missing
-    return Row(batch, order, epoch, op, msgspec.json.encode(key).decode(), image)
+    old = value.get("dynamodb", {}).get("OldImage") if shape is Shape.KINESIS_RECORDS else None
+    return Row(batch, order, epoch, op, msgspec.json.encode(key).decode(), image, old)

@@ -83,7 +83,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
     if request.param == "memory":
         store = Store()
         log = MemoryLog(store)
-        return Subject(log, "orders", lambda: [tuple(row) for row in store.rows], tmp_path)
+        return Subject(log, "orders", lambda: [tuple(row[:6]) for row in store.rows], tmp_path)
     real: ChangeLog = request.getfixturevalue("warehouse")
     model = f"orders_{uuid.uuid4().hex}"
 
@@ -326,6 +326,59 @@ def test_records_that_come_again_land_once_where_that_may_be(subject: Subject) -
         )
         for each in all_
     ]
+
+
+MILLIS = int(NOW.timestamp() * 1000)
+
+
+def change(sequence: int, old: str, new: str, number: int = 1, at: int = MILLIS) -> dict[str, Any]:
+    """A record of Kinesis in which an item goes from one state to another ("" where there is
+    none)."""
+    event = "MODIFY" if old and new else "INSERT" if new else "REMOVE"
+    dynamodb = {"Keys": item(number), "ApproximateCreationDateTime": at}
+    for member, state in (("NewImage", new), ("OldImage", old)):
+        if state:
+            dynamodb[member] = item(number, v={"S": state})
+    return {"eventName": event, "sequenceNumber": str(sequence), "dynamodb": dynamodb}
+
+
+@pytest.mark.parametrize(
+    ("commits", "states"),
+    [
+        pytest.param([[change(5, "a", "b"), change(9, "a", "b")]], ["b"], id="twice at once"),
+        pytest.param([[change(5, "a", "b")], [change(9, "a", "b")]], ["b"], id="twice, late"),
+        pytest.param(
+            [[change(5, "a", "b"), change(7, "b", "c")], [change(9, "a", "b")]],
+            ["b", "c"],
+            id="an old one again after what followed it",
+        ),
+        pytest.param([[change(5, "b", "c"), change(9, "a", "b")]], ["b", "c"], id="out of order"),
+        pytest.param(
+            [[change(9, "b", "c")], [change(5, "c", "d")]], ["c", "d"], id="the later is late"
+        ),
+        pytest.param(
+            [[change(5, "b", "c")], [change(9, "a", "b")]], ["b", "c"], id="the earlier is late"
+        ),
+        pytest.param(
+            [[change(5, "", "a"), change(7, "a", "")]], ["a", ""], id="a circle: as they came"
+        ),
+        pytest.param([[change(9, "b", ""), change(5, "a", "b")]], ["b", ""], id="deleted"),
+    ],
+)
+def test_of_changes_of_one_millisecond_the_old_images_tell_the_later(
+    subject: Subject, commits: list[list[dict[str, Any]]], states: list[str]
+) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    stands: str | None = None
+    apart = [change(1, "x", "y", 2), change(2, "b", "z", 1, MILLIS - 1)]
+    for number, records in enumerate([apart, *commits]):
+        staged = replace(subject.stage(records, Shape.KINESIS_RECORDS), repeats=True)
+        subject.commit(parts=(moved(SHARD, stands, str(number), len(records)),), staged=staged)
+        stands = str(number)
+    rows = sorted(row[1:] for row in subject.rows() if '"p1"' in row[4])
+    found = [row[4]["v"]["S"] if row[4] else "" for row in rows]
+    assert found == ["z", *states]
+    assert len(subject.rows()) == len(states) + 2
 
 
 def test_the_objects_that_were_read_are_known_from_a_position_on(subject: Subject) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from sandbox.streams import Change
-from tailrace.lake.version import POSITION_DIGITS, RECORD_DIGITS
+from tailrace.lake.version import MICROS_DIGITS, POSITION_DIGITS, RECORD_DIGITS
 from tailrace.model import FULL, LIVE, Epoch, Gap, PassRecord
 from tests.simulation.memory_log import Row, Store
 from tests.simulation.world import Sent, World
@@ -35,6 +35,7 @@ class Truth:
         self._store = world.store
         self._rows = 0
         self._landed: dict[tuple[str, int], Row] = {}
+        self._changes: set[tuple[str, str, str]] = set()
         self._base: set[tuple[str, str]] = set()
         self._last_sequence: dict[tuple[str, str], int] = {}
         self._passes = 0
@@ -87,7 +88,11 @@ class Truth:
         if place in self._landed:
             raise Violation(f"Once: record {sequence} of {row.key} landed twice.")
         self._landed[place] = row
-        if is_timed:
+        if is_timed:  # AWS may send a change twice; it is one row all the same
+            change = (stream_arn, row.key, row.version[:-RECORD_DIGITS][-MICROS_DIGITS:])
+            if change in self._changes:
+                raise Violation(f"Once: a change of {row.key} landed twice.")
+            self._changes.add(change)
             return
         last = self._last_sequence.get((stream_arn, row.key), 0)
         # Behind a generation that AWS lost, nobody knows who descends from whom.
@@ -157,16 +162,18 @@ class Truth:
         )
 
     def _due(self, stream: str, began: int) -> list[tuple[str, int, Change]]:
-        """The records that had come to a Kinesis stream by then; of Firehose, those of changes
-        that were made by then, because a pass proves what is surely delivered."""
+        """The records that had come to a Kinesis stream by then, of one that came twice that which
+        has landed; of Firehose, those of changes that were made by then, because a pass proves what
+        is surely delivered."""
+        sent = self._world.sent
         if stream.startswith("arn:aws:s3"):
-            sent = self._world.sent
             return [(stream, x.number, x.change) for x in sent if x.change.micros < began]
-        return [
-            (each.stream, each.sequences[0], each.change)
-            for each in self._world.sent
-            if each.arrived is not None and each.arrived < began
-        ]
+        found = []
+        for each in sent:
+            if each.arrived is not None and each.arrived < began:
+                landed = [x for x in each.sequences if (each.stream, x) in self._landed]
+                found.append((each.stream, (landed or each.sequences)[0], each.change))
+        return found
 
     # -------------------------------------------------------------------------------- what is seen
 
