@@ -24,7 +24,7 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
-MODELS = 19
+MODELS = 20
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -269,6 +269,22 @@ def test_an_item_that_vanished_and_came_back_as_it_was_has_two_lives(things: Tab
         (0, None, "b", 1, "READ"),
     ]
     assert history_differences(things) == []
+
+
+def test_a_record_that_comes_late_takes_its_place_in_the_past(things: Table) -> None:
+    """Where time is the order: it overwrites nothing newer, and brings no deleted item back."""
+    started(things, item("a", x=n(1)), item("b", x=n(1)))
+    things.after(20).stream(1, (20, item("a", x=n(3)), item("a")), (21, None, item("b")))
+    merge(things)
+    things.clock -= timedelta(seconds=10)
+    things.stream(1, (10, item("a", x=n(2)), item("a")), (11, item("b", x=n(2)), item("b")))
+    merge(things)
+    assert life(things, "x", "pk = 'a'") == [(0, 10, 1), (10, 20, 2), (20, None, 3)]
+    assert life(things, "x", "pk = 'b'") == [(0, 10, 1), (10, 20, 2), (20, None, None)]
+    assert differences(things) == history_differences(things) == []
+    moment = START + timedelta(seconds=15)
+    as_of = f"SELECT pk, x FROM analytics.{things.model}_as_of(TIMESTAMPTZ '{moment}') ORDER BY pk"
+    assert [tuple(row.values()) for row in query(things.con, as_of)] == [("a", 2), ("b", 2)]
 
 
 def test_a_base_row_read_later_in_its_batch_than_a_change_does_not_come_before_it(

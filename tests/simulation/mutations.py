@@ -513,7 +513,7 @@ MUTATIONS = (
         "records that come again land again",
         "Once",
         LOG,
-        "        if staged.repeats and span is None:\n",
+        "        if staged.repeats and again is None:\n",
         "        if False:\n",
         tests=("tests/simulation/test_log_contract.py",),
     ),

@@ -396,6 +396,90 @@ def test_the_objects_that_were_read_are_known_from_a_position_on(subject: Subjec
     assert subject.log.head(subject.model).positions[objects].at == "12:07/3"
 
 
+def test_a_stream_is_drained_beside_the_one_that_takes_over_until_that_has_its_base(
+    subject: Subject,
+) -> None:
+    """What either proved says nothing of the other."""
+    log, model = subject.log, subject.model
+    old = epoch(state=LIVE)
+    new = replace(epoch(2, source="kinesis", overlaps=True, beside=1), stream_arn="arn:new")
+    new_shard = Part("stream", "kinesis", "arn:new", "shard-1")
+    log.open_epoch(model, TABLE, epoch())
+    subject.commit(state=BASE_COMPLETE, at=NOW)
+    subject.commit(epoch=epoch(state=BASE_COMPLETE), state=LIVE, at=NOW, pass_record=proof(0))
+    log.open_epoch(model, replace(TABLE, stream_arn="arn:new"), new)
+
+    head = log.head(model)
+    assert head.shown == head.beside
+    assert head.shown is not None
+    assert head.shown.number == 1
+    subject.commit(
+        epoch=new, parts=(moved(new_shard, None, "5"),), pass_record=proof(2), state=OPEN, at=NOW
+    )
+    subject.commit(
+        epoch=old,
+        parts=(moved(SHARD, None, "7", 1),),
+        staged=subject.stage([record(1, "7")], Shape.STREAM_RECORDS),
+        pass_record=proof(1),
+    )
+    head = log.head(model)
+    assert head.last_proof == head.of(old).last_proof == proof(1)
+    assert head.of(new).last_proof == proof(2)
+    assert [each.number for each in head.of(new).epochs] == [2]
+    assert head.of(new).live is None
+
+    subject.commit(epoch=new, state=BASE_COMPLETE, at=NOW)
+    ready = replace(new, state=BASE_COMPLETE)
+    assert log.head(model).beside is None
+    with pytest.raises(Stale):
+        subject.commit(epoch=old, parts=(moved(SHARD, "7", "8"),))
+    subject.commit(epoch=ready, state=LIVE, at=NOW, pass_record=proof(3))
+    head = log.head(model)
+    assert head.shown == head.live == head.epoch
+    assert head.last_proof == proof(3)
+
+
+def test_an_epoch_that_has_to_follow_at_once_is_not_opened_behind_another_commit(
+    subject: Subject,
+) -> None:
+    subject.log.open_epoch(subject.model, TABLE, epoch())
+    batch = subject.commit(parts=(moved(SHARD, None, "1"),))
+    with pytest.raises(Stale):
+        subject.log.open_epoch(subject.model, TABLE, epoch(2), {}, batch - 1)
+    assert subject.log.open_epoch(subject.model, TABLE, epoch(2), {}, batch) == batch + 1
+
+
+@pytest.mark.parametrize(
+    ("minutes", "version"),
+    [
+        pytest.param(0, "0000031", id="of the newest epoch"),
+        pytest.param(-30, "0000021", id="of the one before"),
+        pytest.param(-90, "0000011", id="of the first"),
+        pytest.param(-150, "000001-", id="older than the first base"),
+    ],
+)
+def test_where_time_is_the_order_a_change_counts_to_the_epoch_in_which_it_was_made(
+    subject: Subject, minutes: int, version: str
+) -> None:
+    for number in (1, 2, 3):
+        begins = NOW + timedelta(hours=number - 3)
+        opened = epoch(number, changes_from=(begins - timedelta(minutes=5)).isoformat())
+        subject.log.open_epoch(subject.model, TABLE, opened)
+    at = int((NOW + timedelta(minutes=minutes)).timestamp() * 1000)
+    subject.commit(
+        epoch=opened,
+        parts=(moved(SHARD, None, "1", 1),),
+        staged=subject.stage([change(1, "a", "b", at=at)], Shape.KINESIS_RECORDS),
+    )
+    [(_, found, *_)] = subject.rows()
+    assert found.startswith(version + str(at))
+
+
+def proof(number: int) -> PassRecord:
+    at = NOW + timedelta(minutes=number)
+    return PassRecord(f"pass-{number}", at, at, True, 1, 1, 3)
+
+
 def test_the_head_tells_states_details_and_the_last_pass(subject: Subject) -> None:
     later = NOW + timedelta(hours=1)
     record = PassRecord("p1", NOW, later, True, 2, 2, 9)
