@@ -142,7 +142,7 @@ def overview_sql(query: Query, model: str) -> str:
         WITH held (path, type, items, last_seen) AS ({held})
         SELECT seen.path AS attribute, seen.type,
             nullif(max(integer_digits), {EXPONENT_DIGITS})::INTEGER AS digits,
-            max(scale) AS scale, min(recorded_at) AS first_seen,
+            max(scale) AS scale, date_trunc('second', min(recorded_at)) AS first_seen,
             any_value(last_seen) AS last_seen, any_value(items) AS items,
             arg_min(example_key, batch) AS example_key
         FROM tailrace.attributes AS seen

@@ -349,13 +349,13 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
             {
                 "name": f"{model}_changes",
                 "description": _doc("state_changes"),
-                "columns": [*keys, *_change_columns()],
+                "columns": [*_untested(keys), *_change_columns()],
             },
             *(
                 {
                     "name": name,
                     "description": _split_description(table, split),
-                    "columns": [*keys, _column("_changed_at", "changed_at")],
+                    "columns": [*_untested(keys), _column("_changed_at", "changed_at")],
                 }
                 for name, split in table.split.items()
             ),
@@ -363,6 +363,11 @@ def _yaml(table: Table, key: Mapping[str, str]) -> str:
         ],
     }
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _untested(columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The columns of a view whose rows are tested where they come from."""
+    return [{key: value for key, value in each.items() if key != "data_tests"} for each in columns]
 
 
 def _freshness(table: Table) -> dict[str, Any]:
