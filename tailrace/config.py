@@ -617,7 +617,8 @@ class Table(_Settings):
     @property
     def own_relations(self) -> tuple[str, ...]:
         """Those of them that are named after the table."""
-        return tuple(name.format(self.model) for name in (*NODES, AS_OF))
+        names = (name.format(self.model) for name in (*NODES, AS_OF))
+        return (*names, *(f"{self.model}_{rows}" for rows in self.rows.values()))
 
     @property
     def private(self) -> dict[str, str]:

@@ -378,6 +378,10 @@ def test_clashing_names_out_of_variables_are_not_printed_either(
             "tables[1].split.a would build analytics.a; tables[0] builds that already.",
         ),
         (
+            one_table("    attributes: {a: {rows: lines}}\n    split: {orders_lines: {where: x}}"),
+            "there is a orders_lines already",
+        ),
+        (
             one_table("    attributes: {a: {accepted_values: [[1]]}}"),
             "attributes.a.accepted_values is a list; allowed: a list of texts, numbers",
         ),
