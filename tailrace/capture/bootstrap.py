@@ -27,7 +27,7 @@ from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.privacy import NOTED, has_other_keys, require_same
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import retried
-from tailrace.capture.shards import closed_before, part_of
+from tailrace.capture.shards import CLOSING_MARGIN, closed_before, part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import Retryable, Stale, Terminal
@@ -73,9 +73,6 @@ READ_MARGIN = timedelta(minutes=10)
 # Somebody drains the stream while the next epoch is to be opened: a commit takes a moment.
 OPENINGS_MAX = 100
 OPENING_PAUSE_SECONDS = 0.2
-
-# A shard takes its last records about when its child is born.
-CLOSING_MARGIN = timedelta(minutes=1)
 
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from tailrace.capture.shards import closed_before
+from tailrace.capture.shards import CLOSING_MARGIN, closed_before
 from tailrace.model import BASE_COMPLETE, FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
 
 # DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
@@ -112,12 +112,14 @@ def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list
     )
 
 
-def is_younger(shard: str, shards: Sequence[Shard], gap: Gap | None) -> bool:
-    """True where what a shard that is gone held may be younger than an outage's `gap`: a child of
-    it that is listed was not surely born before the gap ends. It is gone before its time, then;
-    what went in time lies in the gap. True where there is no gap, as well."""
+def is_younger(shard: str, shards: Sequence[Shard], head: Head, gap: Gap | None) -> bool:
+    """True where what a shard that is gone held may be younger than what is accounted for: no
+    child that is listed was surely born before that. Of an outage's `gap`, all that went in its
+    time lies in it: there, such a child has to be listed that was not surely born before its
+    end."""
     if gap is None:
-        return True
+        until = accounted_until(head)
+        return until is None or shard not in closed_before(shards, until - CLOSING_MARGIN)
     is_parent = any(shard in each.parents for each in shards)
     return is_parent and shard not in closed_before(shards, gap.until)
 

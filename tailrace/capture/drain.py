@@ -334,8 +334,8 @@ def _account(
     late = stream.traits.late
     gap = coverage.outage(head, now, stream.traits.retention, late)
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
-    unread = [each for each in missed if coverage.is_younger(each.id, shards, gap)]
-    unseen = [each for each in parents if coverage.is_younger(each, shards, gap)]
+    unread = [each for each in missed if coverage.is_younger(each.id, shards, head, gap)]
+    unseen = [each for each in parents if coverage.is_younger(each, shards, head, gap)]
     if unread:
         reason = f"shard {unread[0].id} vanished before it was read to its end"
         newest = [head.positions[part].newest for part in unread]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tailrace.model import Part, Shard
+
+# A shard takes its last records about when its child is born.
+CLOSING_MARGIN = timedelta(minutes=1)
 
 BORN = re.compile(r"shardId-([0-9]+)-")
 

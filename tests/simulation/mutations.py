@@ -441,8 +441,8 @@ MUTATIONS = (
         "numbers through float",
         "Lossless",
         "dbt_project/macros/attribute_values.sql",
-        "then {{ text }}::{{ type }} end\n",
-        "then {{ text }}::double::{{ type }} end\n",
+        "            then {{ text }}::decimal({{ digits }},{{ scale }})::{{ type }}\n",
+        "            then {{ text }}::double::{{ type }}\n",
         MODELS,
     ),
     Mutation(

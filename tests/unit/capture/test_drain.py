@@ -28,6 +28,7 @@ from tailrace.model import (
     DrainResult,
     Gap,
     Part,
+    PartProgress,
     Position,
     TableDescription,
 )
@@ -394,6 +395,23 @@ def test_a_shard_that_vanishes_unfinished_is_a_gap(run: Run) -> None:
     assert landed(store) == keys(1, 2)
     assert result.reached_tip
     assert len(run(log, stream, later(2)).gaps) == 1
+
+
+@pytest.mark.parametrize(("born", "gaps"), [(8, 1), (12, 2)])
+def test_what_a_shard_held_that_closed_before_all_that_is_accounted_for_is_no_gap(
+    run: Run, born: int, gaps: int
+) -> None:
+    """It was noted when an epoch was opened, and was gone before a pass came by."""
+    log, _, stream = live_log(run, FakeShard("a", [1]))
+    epoch, found_at = log.head("orders").epoch, later(10).aws_now()
+    assert epoch is not None
+    part = Part("stream", "dynamodb_streams", STREAM, "b")
+    noted = PartProgress(part, None, None, False, 0, 0)
+    gap = Gap(NOW, found_at, found_at, "the stream was replaced")
+    log.commit("orders", Commit(epoch, (noted,), gap=gap))
+    child = f"shardId-{later(born).aws_now().timestamp() * 1000:020.0f}-0a1b2c3d"
+    stream.all[child] = FakeShard(child, [2], parent="b")
+    assert len(run(log, stream, later(14)).gaps) == gaps
 
 
 @pytest.mark.parametrize("seen", [True, False])
