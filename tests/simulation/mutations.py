@@ -47,6 +47,7 @@ DELIVERY_TESTS = (
 STAGED = "dbt_project/macros/staged_changes.sql"
 LATEST = "dbt_project/macros/latest_state.sql"
 MODELS = ("tests/integration/test_models.py",)
+CONTRACTS = ("tests/simulation/test_log_contract.py",)
 
 
 @dataclass(frozen=True)
@@ -516,6 +517,46 @@ MUTATIONS = (
         "        if staged.repeats and again is None:\n",
         "        if False:\n",
         tests=("tests/simulation/test_log_contract.py",),
+    ),
+    Mutation(
+        "a late record counts to the epoch in which it lands",
+        "No step back",
+        "tailrace/model.py",
+        "                eras[-1] = replace(eras[-1], epoch=each.number, prior=False)\n",
+        "                eras.pop()\n",
+        tests=CONTRACTS,
+    ),
+    Mutation(
+        "the old source drained on when the new base is complete",
+        "No step back",
+        "tailrace/model.py",
+        " and newest and newest.state == OPEN else None\n",
+        " else None\n",
+        tests=CONTRACTS,
+    ),
+    Mutation(
+        "what the old source proved counts for the new one",
+        "No silent gap",
+        "tailrace/model.py",
+        "        last, proof = self.passes.get(newest.stream_arn, (None, None))\n",
+        "        last, proof = self.last_pass, self.last_proof\n",
+        tests=CONTRACTS,
+    ),
+    Mutation(
+        "the tip of a page that was fetched before the pass",
+        "No loss",
+        "tailrace/sources/kinesis.py",
+        "            at_tip=page.at_tip if is_fresh else False,\n",
+        "            at_tip=page.at_tip,\n",
+        tests=("tests/unit/sources/test_kinesis.py",),
+    ),
+    Mutation(
+        "an epoch opened though something has landed since its time was asked for",
+        "No step back",
+        LOG,
+        "        if after is not None and head.batch != after:\n",
+        "        if False:\n",
+        tests=CONTRACTS,
     ),
 )
 
