@@ -14,11 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import capture, merge, minute, proof, week
+from bench import capture, merge, minute, proof, tables, week
 from bench.report import Figure, as_json, show
 
 WIDTH = 110
-NAMES = ("export", "scan", "drain", "kinesis", "firehose", "proof", "merge", "minute")
+NAMES = (
+    "export", "scan", "drain", "kinesis", "firehose", "proof", "merge", "typed", "many", "minute",
+)  # fmt: skip
 # They take long: only by name.
 LONG = ("week",)
 
@@ -48,6 +50,8 @@ def _run(
         return merge.run(merge.SMALL if options.small else merge.Size(), tell)
     if name == "minute":
         return minute.run(minute.SMALL if options.small else minute.Size(), tell)
+    if name in ("typed", "many"):
+        return getattr(tables, name)(tables.SMALL if options.small else tables.Size(), tell)
     if name == "week":
         return week.run(week.SMALL if options.small else week.Size(), tell)
     if name == "proof":

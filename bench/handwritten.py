@@ -35,6 +35,14 @@ def load_export(files: list[str], database: str, items: int) -> dict[str, Any]:
     return {"rows": count} | spent
 
 
+def typed(images: list[str], database: str) -> dict[str, Any]:
+    """Makes a table of items in DynamoDB JSON."""
+    _imports()
+    with stopwatch() as spent:
+        count = _into_duckdb((_plain(json.loads(image)) for image in images), database)
+    return {"rows": count} | spent
+
+
 def scan(endpoint: str, database: str, items: int) -> dict[str, Any]:
     """Reads the first `items` of a table by boto3's paginator."""
     boto3 = _imports()
