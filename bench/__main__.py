@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import capture, merge, minute, proof, tables, week
+from bench import capture, merge, minute, proof, readers, tables, week
 from bench.report import Figure, as_json, show
 
 WIDTH = 110
@@ -22,7 +22,7 @@ NAMES = (
     "export", "scan", "drain", "kinesis", "firehose", "proof", "merge", "typed", "many", "minute",
 )  # fmt: skip
 # They take long: only by name.
-LONG = ("week",)
+LONG = ("week", "readers")
 
 
 def main() -> int:
@@ -52,6 +52,8 @@ def _run(
         return minute.run(minute.SMALL if options.small else minute.Size(), tell)
     if name in ("typed", "many"):
         return getattr(tables, name)(tables.SMALL if options.small else tables.Size(), tell)
+    if name == "readers":
+        return readers.run(12.0 if options.small else options.seconds, tell)
     if name == "week":
         return week.run(week.SMALL if options.small else week.Size(), tell)
     if name == "proof":
@@ -67,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + LONG)}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of `readers` (600)")
     parser.add_argument("--pairs", type=int, help="interleaved pairs of each (3)")
     parser.add_argument("--items", type=int, help="items in the export (500,000)")
     parser.add_argument(

@@ -221,6 +221,12 @@ def _typed(after: int) -> str:
 def _tick(
     log: ChangeLog, con: duckdb.DuckDBPyConnection, size: Size, tick: int, folder: Path
 ) -> None:
+    land(log, size, tick, folder)
+    merge(con)
+
+
+def land(log: ChangeLog, size: Size, tick: int, folder: Path) -> None:
+    """Commits the changes of a minute, as a drain does."""
     dice = random.Random(tick)
     staged = folder / "records"
     keys = dice.sample(range(size.keys), size.changes)
@@ -233,8 +239,15 @@ def _tick(
     records = Staged(Shape.STREAM_RECORDS, (str(staged),), size.changes)
     proof = PassRecord(f"{tick}", now, now, True, 2, 2, 6)
     log.commit(MODEL, Commit(_epoch(head), (part,), records, pass_record=proof))
-    con.execute(f"CREATE OR REPLACE TEMP TABLE newest AS {_typed(head.batch)}")
-    con.execute(f"INSERT INTO analytics.{MODEL}_states BY NAME FROM newest")
+
+
+def merge(con: duckdb.DuckDBPyConnection) -> None:
+    """Brings the models up to date, with the statements that dbt runs."""
+    ((merged,),) = con.execute(f"SELECT max(_batch) FROM analytics.{MODEL}_latest").fetchall()
+    con.execute(f"CREATE OR REPLACE TEMP TABLE newest AS {_typed(merged)}")
+    ((appended,),) = con.execute(f"SELECT max(_batch) FROM analytics.{MODEL}_states").fetchall()
+    if appended == merged:
+        con.execute(f"INSERT INTO analytics.{MODEL}_states BY NAME FROM newest")
     con.execute(
         f"MERGE INTO analytics.{MODEL}_latest AS merged USING newest ON newest._key = merged._key"
         " WHEN MATCHED AND newest._version > merged._version THEN UPDATE BY NAME"

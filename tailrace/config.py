@@ -63,6 +63,9 @@ NODES = ("stg_{}_changes", *FILLED, "{}", *OVER_STATES)
 # What else is built beside them.
 AS_OF = "{}_as_of"
 
+# What a merge, a repair or a reconciliation that is under way may still ask the change log for.
+NEEDED_DAYS = 2
+
 Where: TypeAlias = tuple[str | int, ...]
 
 
@@ -435,6 +438,25 @@ class Relationship(_Settings):
     field: str = _field("a column's name", "Its column.", min_length=1)
 
 
+class LogConfig(_Settings):
+    """How long the change log keeps rows that are not a key's newest."""
+
+    keep: Literal["all", "needed"] | Annotated[int, Number, Field(ge=2, le=36500)] = _field(
+        "all, needed, or a whole number of days from 2",
+        "Rows of the change log to keep: all; those of so many days; or only those that merges and "
+        "checks need, which is two days. A key's newest row always stays, and its states stay in "
+        "the history.",
+        "all",
+    )
+
+    @property
+    def days(self) -> int | None:
+        """For how many days every row is kept; None for ever."""
+        if isinstance(self.keep, int):
+            return self.keep
+        return None if self.keep == "all" else NEEDED_DAYS
+
+
 class AttributeConfig(_Settings):
     """What one attribute is to become: how it is typed, and whether it may be seen at all."""
 
@@ -575,6 +597,7 @@ class Table(_Settings):
     base: Base = _field("a mapping with `method: scan` or `method: export`", "", ScanBase())
     stream: Stream = _field("a mapping with `source:`", "", DynamoDbStreamsConfig())
     repair: RepairConfig = _field("a mapping with `automatic:`", "", RepairConfig())
+    log: LogConfig = _field("a mapping with `keep:`", "", LogConfig())
     attributes: dict[str, AttributeConfig] = _field(
         "a mapping of attributes' names, each with `type:`, `rows:` or `privacy:`", "", {}
     )
@@ -1053,6 +1076,9 @@ def _settings_at(at: Where, data: Any) -> type[_Settings]:
             return Relationship
         case ("tables", _, "split", _, *_):
             return SplitConfig
+
+        case ("tables", _, "log", *_):
+            return LogConfig
         case ("tables", _, "attributes", _, *_):
             return AttributeConfig
         case ("tables", _, *_):

@@ -581,6 +581,11 @@ class Engine:
             self.config.warehouse,
             limits or maintenance.Limits(keep),
             full=full,
+            log_days={
+                table.model: table.log.days
+                for table in self.config.tables
+                if table.log.days is not None
+            },
             stopped=self.stop.is_set,
             tell=tell,
         )

@@ -1,19 +1,37 @@
 {#- Every state that each key of `model` was ever in, typed, one row a state, deletions included:
     all of them where the table is built anew, else what became visible since it was appended to
     last. In most minutes that is the stream's new rows as they came. Where an epoch went live the
-    base's rows have to be weighed, and the whole log is looked at for it (see how-it-works.md). -#}
+    base's rows have to be weighed, and the whole log is looked at for it (see how-it-works.md).
+
+    Where the log does not keep everything, the raw items are in this table too, and it is built anew
+    from its own rows. -#}
 
 {%- macro every_state(model) -%}
 {%- set changes = ref('stg_' ~ model ~ '_changes') -%}
 {%- set plan = merge_plan(model) -%}
+{%- set raw = has_raw_items(this) -%}
+{%- do plan.update({'raw': raw or (config.get('meta') or {}).get('raw_items', false), 'own': false}) -%}
+{%- if raw and plan.rebuild -%}
+    {%- do plan.update({'own': true, 'watermark': merge_target(this).watermark}) -%}
+{%- elif plan.raw and not raw and not plan.rebuild -%}
+    {%- do plan.update({'rebuild': true, 'why': 'it is to have the raw items too',
+                        'head': [plan.head, plan.watermark] | max, 'watermark': 0}) -%}
+{%- endif -%}
 {%- if execute and plan.rebuild and plan.why != 'it is new' -%}
-    {{ log(this.identifier ~ ' is built anew from the log: ' ~ plan.why, info=true) }}
+    {{ log(this.identifier ~ ' is built anew from ' ~ ('its own rows' if plan.own else 'the log')
+           ~ ': ' ~ plan.why, info=true) }}
 {%- endif -%}
 {{ adapter.dispatch('every_state')(changes, plan) }}
 {%- endmacro -%}
 
 {%- macro state_columns() -%}
 {{ return(['_key', '_version', '_batch', '_op', '_changed_at', '_by_ttl']) }}
+{%- endmacro -%}
+
+{#- Whether the states in `relation` have the items as DynamoDB sent them -#}
+{%- macro has_raw_items(relation) -%}
+    {%- if not execute or not table_exists(relation) -%}{{ return(false) }}{%- endif -%}
+    {{ return('_image' in relation_columns(relation) | map(attribute='name') | list) }}
 {%- endmacro -%}
 
 {%- macro duckdb__every_state(changes, plan) -%}
@@ -36,6 +54,11 @@ visible as not materialized (
 {{ weighed_bases(fulls, plan.watermark) }},
 {% endif %}
 states as (
+    {%- if plan.own %}
+    select {{ state_columns() | join(', ') }}, _image
+    from {{ this }}
+    union all
+    {%- endif %}
     select
         key as _key, version as _version, visible_batch as _batch, op as _op,
         changed_at as _changed_at, ttl_expired as _by_ttl, image as _image
@@ -52,7 +75,7 @@ states as (
     {%- endif %}
 )
 
-{{ attribute_values('states', plan.columns, state_columns()) }}
+{{ attribute_values('states', plan.columns, state_columns() + (['_image'] if plan.raw else [])) }}
 {%- endmacro -%}
 
 {#- The CTEs `told`, the base rows that tell nothing new, and `vanished`, the keys that a full base

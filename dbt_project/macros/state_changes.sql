@@ -3,13 +3,16 @@
     They are the states, without those that a base found at the beginning; their images are looked
     up in the log. The join names the time too: what a query filters the states by then reaches the
     log's files. What was before comes from the stream; where that did not tell (it carries no old
-    images, or a later base or a repair found the change), it is the state before. -#}
+    images, or a later base or a repair found the change), it is the state before. Where the log does
+    not keep everything, the changes go back as far as it does. -#}
 
 {%- macro state_changes(model) -%}
 {%- set states = ref(model ~ '_states') -%}
 {%- set log = source('changes', model) -%}
 {%- set control = [source('tailrace', 'tables'), source('tailrace', 'epochs')] -%}
-{{ adapter.dispatch('state_changes')(states, log, key_columns(model), told_by(model)) }}
+{%- set told = told_by(model) -%}
+{%- do told.update({'shortened': has_raw_items(states)}) -%}
+{{ adapter.dispatch('state_changes')(states, log, key_columns(model), told) }}
 {%- endmacro -%}
 
 {%- macro change_columns() -%}
@@ -66,6 +69,7 @@ told as (
         and log.changed_at = states._changed_at
     where _op <> 'READ' and not {{ version_is_base('_version') }}
     {%- if told.later or told.silent %} and not {{ untold }}{% endif %}
+    {%- if told.shortened %} and log.key is not null{% endif %}
 ),
 {% if told.later or told.silent %}
 in_order as (
@@ -95,6 +99,7 @@ untold as (
         on prior.key = in_order._key and prior.version = in_order.prior_version
         and prior.changed_at = in_order.prior_changed_at
     where {{ untold }}
+    {%- if told.shortened %} and (log.key is not null or {{ version_is_base('_version') }}){% endif %}
 ),
 {% endif %}
 changes as (

@@ -24,7 +24,7 @@ select
     _version
 from (
     select
-        * exclude (_batch, _changed_at),
+        columns(lambda name: name not in ('_batch', '_changed_at', '_image')),
         max(_changed_at) over (versions rows unbounded preceding) as _valid_from,
         case when lead(_version) over versions is not null then
             max(_changed_at) over (versions rows between unbounded preceding and 1 following)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from tailrace.lake.attach import (
     without_password,
 )
 from tailrace.lake.log import is_lost_race
+from tailrace.lake.retention import droppable_sql
 from tailrace.lake.schema import CHANGES, CONTROL, INLINED_ROWS
 from tailrace.lake.sql import bound, ident, literal, literals, value
 from tailrace.lake.turns import turn
@@ -107,20 +109,20 @@ def maintain(
     limits: Limits,
     *,
     full: bool = True,
-    drop: Mapping[str, str] | None = None,
+    log_days: Mapping[str, float] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     tell: Callable[[MaintenanceStep], None] = lambda _: None,
 ) -> Maintenance:
     """Does what is left to do; the sizes before and after, and each step.
 
     A light one (not `full`) flushes, merges, expires and cleans, which reads the catalog and small
-    files only. `drop` are conditions on rows of change logs, by model: those that may go. What
-    fails, or stays busy, stands in `failures`, and does not hold up the rest."""
+    files only. `log_days` are the models whose change logs do not keep all rows, and for how many
+    days they do. What fails, or stays busy, stands in `failures`, and does not hold up the rest."""
     begun = time.monotonic()
     with _Upkeep(warehouse, limits, stopped) as upkeep:
         before = upkeep.sizes()
         steps = []
-        for name, work in upkeep.steps(full, drop or {}):
+        for name, work in upkeep.steps(full, log_days or {}):
             step = upkeep.step(name, work)
             steps.append(step)
             tell(step)
@@ -164,15 +166,15 @@ class _Upkeep:
         return _sizes(self._con, self._warehouse)
 
     def steps(
-        self, full: bool, drop: Mapping[str, str]
+        self, full: bool, log_days: Mapping[str, float]
     ) -> Iterator[tuple[str, Callable[[], Iterator[int]]]]:
         """What to do, in order: each yields how many rows, files or snapshots a commit of it has
         done with."""
         yield "flush", self._flush
         if full:
             yield "ledger", self._compact_ledger
-        for model, condition in (drop if full else {}).items():
-            yield f"log {model}", lambda: self._drop_rows(model, condition)  # noqa: B023
+        for model, days in (log_days if full else {}).items():
+            yield f"log {model}", partial(self._drop_rows, model, days)
         yield "files", self._compact_files
         yield "snapshots", self._expire
         yield "clean", self._clean
@@ -375,14 +377,14 @@ class _Upkeep:
             self._commit(summed_up)
         yield int(count)
 
-    def _drop_rows(self, model: str, condition: str) -> Iterator[int]:
-        """Deletes the rows of a change log that fulfil a condition on `rowid`."""
+    def _drop_rows(self, model: str, days: float) -> Iterator[int]:
+        """Deletes the rows of a change log that are not to be kept and not needed any more."""
+        condition = droppable_sql(self._con, model, days)
         log = ident(CATALOG, CHANGES, model)
-        ((count,),) = self._fetch(f"SELECT count(*) FROM {log} WHERE {condition}")
-        if not count:
+        if condition is None or not self._fetch(f"SELECT 1 FROM {log} WHERE {condition} LIMIT 1"):
             return
         with self._in_files_alone(CHANGES, model):
-            self._commit(lambda: self._fetch(f"DELETE FROM {log} WHERE {condition}"))
+            ((count,),) = self._commit(lambda: self._fetch(f"DELETE FROM {log} WHERE {condition}"))
         yield int(count)
 
     # --------------------------------------------------------------- snapshots and old files

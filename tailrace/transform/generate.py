@@ -164,7 +164,8 @@ def _remove(path: Path) -> None:
 def _files(table: Table, key: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     model = table.model
     yield f"stg_{model}_changes.sql", _STAGED.replace("<model>", model)
-    yield f"{model}_states.sql", _STATES.replace("<model>", model)
+    states = _STATES if table.log.days is None else _RAW_STATES
+    yield f"{model}_states.sql", states.replace("<model>", model)
     yield f"{model}_latest.sql", _LATEST.replace("<model>", model)
     yield f"{model}.sql", _PUBLIC.replace("<model>", model)
     yield f"{model}_history.sql", _HISTORY.replace("<model>", model)
@@ -240,6 +241,10 @@ _STAGED = """{{ config(materialized='view') }}
 """
 
 _STATES = """{{ config(materialized='state_log') }}
+{{ every_state('<model>') }}
+"""
+
+_RAW_STATES = """{{ config(materialized='state_log', meta={'raw_items': true}) }}
 {{ every_state('<model>') }}
 """
 

@@ -1,6 +1,6 @@
-"""`kill -9` of real runs at random moments of base, drain, merge and repair, over a real DuckLake
-that others write for: whatever is started next goes on, the warehouse ends equal, and every record
-stands in the log once.
+"""`kill -9` of real runs at random moments of base, drain, merge, repair and maintenance, over a
+real DuckLake that others write for: whatever is started next goes on, the warehouse ends equal,
+every record stands in the log once, and no file is missing or left over.
 
 Each moment is thrown by dice over the run's usual duration; a failure names the seed that throws
 the same again (TAILRACE_KILL_SEED)."""
@@ -26,14 +26,16 @@ from tailrace.lake.attach import sqlite_path
 from tests.integration.replica import (
     assert_equal,
     doubled,
+    files_needed,
+    files_on_disk,
     without_margin,
     write_config,
     written_to,
 )
-from tests.integration.warm import FINISHED, KILLED, Outcome, Warm
+from tests.integration.warm import AT_ONCE, FINISHED, KILLED, Outcome, Warm
 
 # A merge and a repair take longest.
-KILLS = {"scan": 12, "export": 11, "drain": 11, "merge": 8, "repair": 8}
+KILLS = {"scan": 12, "export": 11, "drain": 11, "merge": 8, "repair": 8, "maintain": 8}
 # Between which parts of its usual duration a run is killed; a merge begins with dbt's own start.
 MOMENTS = {"merge": (0.6, 1.3)}
 RUNS_PER_KILL_MOST = 6
@@ -80,7 +82,7 @@ class Killer:
         self._count(kind, outcome, snapshot(self.config) > before)
 
     def _possible(self, kind: str) -> str:
-        if kind == "merge" and not snapshot(self.config):
+        if kind in ("merge", "maintain") and not snapshot(self.config):
             return "scan"  # there is no warehouse yet
         same_table = ("export", "repair")
         return self.unfinished if self.unfinished and kind in same_table else kind
@@ -128,7 +130,8 @@ def usual_seconds(warm: Warm, aws: Any, config: Config) -> dict[str, float]:
     for kind in ("drain", "merge", "drain", "merge"):  # the first merge has to build everything
         seconds[kind] = warm.run(kind, config.path).seconds
     aws.server.control("advance", seconds=OUTAGE_SECONDS)
-    seconds["repair"] = warm.run("repair", config.path).seconds
+    for kind in ("repair", "maintain"):
+        seconds[kind] = warm.run(kind, config.path).seconds
     return seconds
 
 
@@ -177,5 +180,9 @@ def test_runs_killed_at_random_moments_lose_and_double_nothing(
             engine.drain_table(table)
             assert_equal(config, own_aws.dynamodb, name, table)
             assert doubled(config, table) == []
+        # What a killed run left behind goes, what the warehouse needs is there.
+        assert engine.maintain(limits=AT_ONCE).failures == ()
+        assert files_on_disk(config.warehouse) == files_needed(config.warehouse)
+        for table in TABLES:
             reconciled = engine.reconcile(table, "scan")
             assert reconciled.is_equal, reconciled.found.shown[:3]

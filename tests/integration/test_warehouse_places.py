@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,10 +20,20 @@ from sandbox.workload import churn, create_table
 from tailrace.config import Config, load_config
 from tailrace.engine import Engine
 from tailrace.errors import Stale
+from tailrace.lake import maintenance
+from tailrace.lake.attach import connect
 from tailrace.lake.log import ChangeLog
 from tailrace.model import Commit, Part, PartProgress
 from tailrace.transform.generate import generate
-from tests.integration.replica import assert_equal, drain_until_caught_up, without_margin
+from tests.integration.replica import (
+    assert_equal,
+    drain_until_caught_up,
+    files_needed,
+    files_on_disk,
+    without_margin,
+)
+
+NO_TIME = timedelta()
 
 
 def _config(folder: Path, warehouse: str, name: str) -> Config:
@@ -128,7 +139,27 @@ def test_the_catalog_may_be_in_postgresql(
     without_margin(monkeypatch)
     name = aws.name("events")
     catalog = _database(postgres, "job")
-    _replicate(_config(tmp_path, f"{{catalog: '{catalog}'}}", name), aws, name)
+    config = _config(tmp_path, f"{{catalog: '{catalog}'}}", name)
+    _replicate(config, aws, name)
+    # Maintenance works there too. What is open may commit under the number after its snapshot: so
+    # no later one is given up before it has ended.
+    monkeypatch.setattr(maintenance, "OPEN_TRANSACTION_MARGIN", NO_TIME)
+    at_once = maintenance.Limits(NO_TIME, NO_TIME, NO_TIME, NO_TIME)
+    with Engine.open(config) as engine:
+        with connect(config.warehouse) as other, connect(config.warehouse) as writer:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM analytics.events").fetchall()
+            writer.execute("CREATE TABLE analytics.another AS SELECT 1 AS one").fetchall()
+            [later] = writer.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchall()
+            writer.execute("DROP TABLE analytics.another").fetchall()
+            kept = engine.maintain(limits=at_once)
+            found = writer.execute("SELECT snapshot_id FROM ducklake_snapshots('lake')").fetchall()
+            assert later in found
+        expired = engine.maintain(limits=at_once)
+    assert (kept.failures, expired.failures) == ((), ())
+    assert expired.after.snapshots < len(found)
+    assert files_on_disk(config.warehouse) == files_needed(config.warehouse)
+    assert_equal(config, aws.dynamodb, name, "events")
 
 
 def test_of_two_writers_on_postgresql_one_wins_each_position(

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,11 +28,15 @@ import dbt.task.run  # noqa: F401
 from tailrace.capture import bootstrap, stage
 from tailrace.config import Config, load_config
 from tailrace.engine import Engine
+from tailrace.lake import maintenance
 from tailrace.model import BASE_COMPLETE, LIVE, OPEN, DrainResult
 from tailrace.transform.runner import build
 
 ROOT = Path(__file__).parents[2]
-RUN_SECONDS_MOST = 120.0
+# Runs follow one another here: nobody reads or writes what is not needed any more.
+NO_TIME = timedelta()
+AT_ONCE = maintenance.Limits(keep=NO_TIME, grace=NO_TIME, orphans=NO_TIME, ledger=NO_TIME)
+RUN_SECONDS_MOST = 300.0
 POLL_SECONDS = 0.002
 PASSES = 20
 
@@ -123,6 +128,13 @@ def _repair(config: Config, model: str, began: Began) -> None:
         _mended(engine, model)
 
 
+def _maintain(config: Config, began: Began) -> None:
+    with Engine.open(config) as engine:
+        began()
+        done = engine.maintain(limits=AT_ONCE)
+        assert done.failures == (), done.failures
+
+
 def _catch_up(config: Config, began: Began) -> None:
     """Every base to its end, no gap left, every stream to its tip."""
     with Engine.open(config) as engine:
@@ -167,6 +179,7 @@ RUNS: dict[str, Callable[[Config, Began], None]] = {
     "drain": _drain,
     "merge": _merge,
     "repair": lambda config, began: _repair(config, "exported", began),
+    "maintain": _maintain,
     "catch up": _catch_up,
 }
 
@@ -181,6 +194,9 @@ def main() -> None:
     bootstrap.EXPORT_POLL_SECONDS = 0.05
     bootstrap.EXPORT_BATCH_FILES = 1
     stage.FLUSH_SECONDS = 0.0
+    # And there is always something to tidy up.
+    maintenance.FLUSH_ROWS = maintenance.LEDGER_ROWS = 1
+    maintenance.LEVEL_FILES = 2
     for line in sys.stdin:
         print(json.dumps(asdict(_forked(**json.loads(line)))), flush=True)
 
