@@ -36,7 +36,7 @@ def droppable_sql(con: duckdb.DuckDBPyConnection, model: str, days: float) -> st
     ).fetchall()
     if built < 3:
         return None
-    log = ident(CHANGES, model)
+    log, age = ident(CHANGES, model), round(days * 86_400_000_000)
     merged = ", ".join(
         f"(SELECT coalesce(max(_batch), 0) FROM {ident(ANALYTICS, f'{model}_{name}')})"
         for name in ("states", "latest")
@@ -46,11 +46,11 @@ def droppable_sql(con: duckdb.DuckDBPyConnection, model: str, days: float) -> st
     # A base that is not read yet will be weighed against what was there before: nothing goes then.
     settled = (
         f"(SELECT arg_max(state, batch) FROM {epochs}) = {literal(LIVE)}"
-        f" AND landed_at < now() - INTERVAL {days * 86_400_000_000:.0f} MICROSECOND"
+        f" AND landed_at < now() - to_microseconds({age})"
     )
     # Up to here every row has landed long ago, and both models have it.
     until = f"""least({merged}, (SELECT coalesce(max(batch), 0) FROM {log}
-        WHERE landed_at < now() - INTERVAL {days * 86_400_000_000:.0f} MICROSECOND))"""
+        WHERE landed_at < now() - to_microseconds({age})))"""
     superseded = f"""
         SELECT log_row FROM (
             SELECT log_row,

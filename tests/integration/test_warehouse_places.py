@@ -158,7 +158,7 @@ def test_the_catalog_may_be_in_postgresql(
         expired = engine.maintain(limits=at_once)
     assert (kept.failures, expired.failures) == ((), ())
     assert expired.after.snapshots <= len(found) < kept.before.snapshots
-    assert files_on_disk(config.warehouse) == files_needed(config.warehouse)
+    assert files_needed(config.warehouse) <= files_on_disk(config.warehouse)
     assert_equal(config, aws.dynamodb, name, "events")
 
 
