@@ -267,8 +267,9 @@ def read(catalog: str, number: int, seconds: float) -> Found:
 
 
 def _judge(found: Found, rows: list[Any], newest: dict[str, int], query: str) -> None:
-    if len(rows) != 1 or rows[0][0] != KEYS or rows[0][1] != rows[0][2]:
+    if len(rows) != 1 or rows[0][0] != KEYS or rows[0][1] != rows[0][2] or rows[0][1] is None:
         found.partial += 1
+        found.errors.append(f"half of a commit: {query} gave {rows}")
         return
     batch = rows[0][1]
     found.steps_back += batch < newest.get(query, 0)
