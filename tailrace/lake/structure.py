@@ -77,15 +77,16 @@ def learn_all(con: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> dict[s
     """`learn` for each table that wants it and has a log; tried again after a lost race. Returns
     what went wrong, by the table's SQL name."""
     failed: dict[str, TailraceError] = {}
-    logs = {
-        name
-        for (name,) in con.execute(
-            "SELECT table_name FROM information_schema.tables"
-            f" WHERE table_catalog = 'lake' AND table_schema = {literal(CHANGES)}"
-        ).fetchall()
-    }
-    for table in tables:
-        if not table.structs or table.model not in logs:
+    wanted = [table for table in tables if table.structs]
+    if not wanted:
+        return failed
+    rows = con.execute(
+        "SELECT table_name FROM information_schema.tables"
+        f" WHERE table_catalog = {literal(CATALOG)} AND table_schema = {literal(CHANGES)}"
+    ).fetchall()
+    logs = {name for (name,) in rows}
+    for table in wanted:
+        if table.model not in logs:
             continue
         for attempt in range(1, ATTEMPTS + 1):
             try:

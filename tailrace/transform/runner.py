@@ -94,8 +94,7 @@ def build(config: Config, models: Sequence[str], *, tests: bool = False) -> Buil
     _require_files(config, models)
     with _working_on(config) as con:
         state = _warehouse_state(con, config, models)
-        with turn(config.warehouse):
-            unknown = structure.learn_all(con, [config.table(m) for m in models])
+        unknown = _learn_structures(con, config, models)
         models = [model for model in models if model not in unknown]
         stamps = _stamps(con, config, models)
         nodes = _due(config, models, state, stamps)
@@ -243,6 +242,17 @@ def _due(
 
 def _built_path(config: Config) -> Path:
     return config.dbt.project_dir / "target" / "tailrace_built.json"
+
+
+def _learn_structures(
+    con: duckdb.DuckDBPyConnection, config: Config, models: Sequence[str]
+) -> dict[str, TailraceError]:
+    """Brings the structures of documents up to date; returns what went wrong, by model."""
+    tables = [table for table in map(config.table, models) if table.structs]
+    if not tables:
+        return {}
+    with turn(config.warehouse):
+        return structure.learn_all(con, tables)
 
 
 def _outgrown(

@@ -301,22 +301,34 @@ def test_a_frozen_schema_lets_nothing_in_until_it_may_evolve_again(world: World)
 
 
 def test_a_type_that_changes_all_the_time_is_soon_settled_and_loses_nothing(world: World) -> None:
-    """The exact values join when there are two types, for the old rows too."""
+    """The exact values join when there are two types, for the old rows too; a view that does not
+    survive it is named."""
     things = world.table("flapping")
-    started(things, item("0", x=s("old"), x__raw=s("taken"), y=li(s("old"))))
+    started(things, item("0", x=s("old"), x__raw=s("taken"), amount=n(1)))
     merge(things)
+    things.con.execute("CREATE VIEW analytics.mine AS SELECT sum(amount) FROM analytics.flapping")
     rebuilds = []
-    values = [n(7), m(a=n(1)), {"BOOL": True}, {"SS": ["a"]}, li(), n("1E99"), s("late")]
-    for number, value in enumerate(values, start=1):
-        key = item(str(number))
-        things.stream(1, (number, key | {"x": value}, key))
-        rebuilds.append(bool(rebuilt(merge(things))))
-    assert rebuilds == [True, True, *[False] * (len(values) - 2)]
+    notes: list[str] = []
+    minutes = [[n(7)], [m(a=n(1))], [{"BOOL": True}, {"SS": ["a"]}], [li(), n("1E99"), s("late")]]
+    number = 0
+    for values in minutes:
+        for value in values:
+            number += 1
+            key = item(str(number))
+            things.stream(1, (number, key | {"x": value, "amount": s("one")}, key))
+        result = merge(things)
+        rebuilds.append(bool(rebuilt(result)))
+        notes += result.notes
+    assert rebuilds == [True, True, False, False]
     assert differences(things) == []
     assert column(things, "x__raw_2")["0"] == '{"S":"old"}'
+    assert any('"amount" is BIGINT and has to be VARCHAR' in note for note in notes)
+    broken = {note for note in notes if "analytics.mine" in note}
+    assert len(broken) == 1
+    assert "cannot be queried" in broken.pop()
 
 
-def test_hostile_input_arrives_whole_and_a_view_that_breaks_is_named(world: World) -> None:
+def test_hostile_input_arrives_whole(world: World) -> None:
     things = world.table("hostile")
     things.key = ("pk", "bytes")
     things.binaries = ("bytes",)
@@ -348,16 +360,7 @@ def test_hostile_input_arrives_whole_and_a_view_that_breaks_is_named(world: Worl
             most=n("9" * 38),
             least=n("-" + "9" * 38),
             finest=n("1E-130"),
-            amount=n(1),
         ),
     )
     merge(things)
-    assert differences(things) == []
-    things.con.execute("CREATE VIEW analytics.mine AS SELECT sum(amount) FROM analytics.hostile")
-    things.stream(1, (1, hostile(2, amount=s("one")), hostile(2)))
-    result = merge(things)
-    assert any('"amount" is BIGINT and has to be VARCHAR' in note for note in result.notes)
-    [broken] = [note for note in result.notes if "analytics.mine" in note]
-    assert "cannot be queried" in broken
-    assert "sum(VARCHAR)" in broken
     assert differences(things) == []
