@@ -19,6 +19,7 @@ import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -69,7 +70,8 @@ def learn(
             con.execute(f"INSERT INTO lake.tailrace.structures VALUES {', '.join(rows)}")
         con.execute("COMMIT")
     except BaseException:
-        con.execute("ROLLBACK")
+        with suppress(duckdb.Error):  # a commit that failed has ended it
+            con.execute("ROLLBACK")
         raise
 
 
