@@ -608,7 +608,7 @@ class Engine:
         table = self._table(model)
         frozen = table.schema_mode == "frozen"
         if frozen:
-            new = attributes.refused(self._log.query, table.model)
+            new = attributes.refused(self._log.query, table.model, table.structs)
         else:
             new = attributes.came_since(self._log.query, table.model, within)
         known = self._log.query(

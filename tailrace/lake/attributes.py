@@ -9,7 +9,7 @@ worked out from the merged table when somebody asks, because nothing else needs 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -64,9 +64,11 @@ def came_since(query: Query, model: str, within: timedelta) -> list[NewAttribute
     return [NewAttribute(row[0], row[1], row[2], row[3], tuple(row[4] or ())) for row in rows]
 
 
-def refused(query: Query, model: str) -> list[NewAttribute]:
+def refused(query: Query, model: str, structs: Collection[str] = ()) -> list[NewAttribute]:
     """What a frozen schema keeps out of the merged table: attributes and types without a column
-    that holds their values, and numbers of more digits than theirs has, newest first."""
+    that holds their values, and numbers of more digits than theirs has, newest first. Of the
+    attributes that are `structs`, lists and maps have their place; what their columns lack of them
+    is not looked for."""
     columns = _columns(query, model)
     if not columns:
         return []
@@ -84,6 +86,8 @@ def refused(query: Query, model: str) -> list[NewAttribute]:
     found = []
     for path, kind, at, example, whole, scale in seen:
         name = names.setdefault(path, _free(path, names.values()))
+        if kind in ("L", "M") and path in structs and name in columns:
+            continue
         if kind != "NULL" and not _holds(columns.get(name, ""), kind, whole, scale):
             found.append(NewAttribute(path, kind, at, example, (), column=columns.get(name)))
     return sorted(found, key=lambda each: each.seen_at, reverse=True)

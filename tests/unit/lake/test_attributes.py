@@ -115,6 +115,9 @@ def test_a_frozen_schema_refuses_what_has_no_column_that_holds_it(
     ):  # fmt: skip
         saw(2, *held)  # type: ignore[arg-type]
     assert refused(rows(con), MODEL) == []
+    saw(2, "tags", "L")
+    assert refused(rows(con), MODEL, ["tags"]) == []
+    con.execute("DELETE FROM tailrace.attributes WHERE type = 'L' AND path = 'tags'")
     for kept_out in (
         ("later", "S"), ("n", "S"), ("d", "N", 36, 3), ("w", "N", 19), ("flag", "S"), ("s", "L"),
         ("TWIN", "S"),
