@@ -201,11 +201,17 @@ def _open(
     for _ in range(OPENINGS_MAX):
         try:
             return _opened(run, table, method, detail, shards, kind)
+        except _OutrunError:
+            raise
         except Stale:
             if not run.traits.timed:
                 raise
             run.clock.sleep(OPENING_PAUSE_SECONDS)
     return _opened(run, table, method, detail, shards, kind)
+
+
+class _OutrunError(Stale):
+    """What an export was planned for is no longer so: another run follows the stream already."""
 
 
 def _opened(
@@ -217,6 +223,12 @@ def _opened(
     kind: str,
 ) -> Epoch:
     head = run.log.head(run.model)
+    if "export_time" in detail and _is_followed(head.epochs, table.stream_arn or ""):
+        raise _OutrunError(
+            f"{run.model}: an export of {detail['export_time']} was planned for a stream that was"
+            " not followed; another run follows it by now.",
+            "Nothing was lost. Run again.",
+        )
     # What two processes know of AWS's time differs by up to a second; an epoch is younger than
     # the gaps that were found before it.
     now = max([run.clock.aws_now(), *(gap.found_at + MICROSECOND for gap in head.gaps)])
