@@ -48,9 +48,10 @@ from tailrace.model import (
 
 OBJECTS = "objects"
 
-# What is fetched, and committed, at a time: enough to be quick, and few enough to bound the
-# scratch space (packed some ten times smaller than what it becomes there) and what a crash repeats.
-BATCH_BYTES = 16 * 1024 * 1024
+# What is fetched, and committed, at a time, as it is packed: some 256 MB of records. A commit costs
+# a tenth of a second, so it should be worth it, and few enough to bound the scratch space (of two
+# batches) and what a crash repeats.
+BATCH_BYTES = 40 * 1024 * 1024
 BATCH_OBJECTS = 256
 FETCHES_AT_ONCE = 4
 
