@@ -103,7 +103,19 @@ class ChangeLog:
     def head(self, model: str) -> Head:
         """Where the ledger of a table stands now; an empty Head for a table never seen."""
         with self._mutex:
-            return self._head(self._con, model)
+            # Beside a SQLite catalog DuckLake reads files, then rows inlined there: a flush that
+            # comes between hides rows from whoever is not in a turn.
+            for _ in range(COMMIT_ATTEMPTS):
+                head = self._head(self._con, model)
+                marked = self._heads.get(model)
+                if marked is not None and marked[0] == self._snapshot(self._con):
+                    return head
+            return head
+
+    @staticmethod
+    def _snapshot(con: duckdb.DuckDBPyConnection) -> int:
+        ((snapshot,),) = con.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchall()
+        return int(snapshot)
 
     def passes(self, model: str, last: int) -> list[PassRecord]:
         """The last passes over a table's stream, newest first."""
@@ -179,7 +191,7 @@ class ChangeLog:
         A head is read again only where the warehouse has moved on. The snapshot is asked for
         before the head is read: where a commit comes between, the head is newer than its mark,
         and since snapshots only go forward, none can ask for it by that mark again."""
-        ((snapshot,),) = con.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchall()
+        snapshot = self._snapshot(con)
         marked = self._heads.get(model)
         if marked is None or marked[0] != snapshot:
             marked = (snapshot, _read_head(con, model))
