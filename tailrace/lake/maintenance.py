@@ -32,7 +32,7 @@ from tailrace.lake.attach import (
 )
 from tailrace.lake.log import is_lost_race
 from tailrace.lake.retention import droppable_sql
-from tailrace.lake.schema import CHANGES, CONTROL, INLINED_ROWS
+from tailrace.lake.schema import CHANGES, CONTROL, INLINED_ROWS, LEDGER, inline_ledger_sql
 from tailrace.lake.sql import bound, ident, literal, literals, value
 from tailrace.lake.turns import turn
 from tailrace.model import Maintenance, MaintenanceStep, Sizes, TableSize
@@ -171,8 +171,8 @@ class _Upkeep:
         """What to do, in order: each yields how many rows, files or snapshots a commit of it has
         done with."""
         if full:
-            # Rarely: at the moment of a flush, a reader of a SQLite catalog may see a log without
-            # the rows that were inlined (tailrace.lake.log.ChangeLog.head reads again then).
+            # Rarely: at the moment of a flush, a reader of a SQLite catalog may see the ledger
+            # without the rows that were inlined (tailrace.lake.log.ChangeLog.head reads again).
             yield "flush", self._flush
             yield "ledger", self._compact_ledger
         for model, days in (log_days if full else {}).items():
@@ -205,10 +205,16 @@ class _Upkeep:
     # ------------------------------------------------------------------------- inlined rows
 
     def _flush(self) -> Iterator[int]:
-        """Writes rows that wait in the catalog into files, where they are many."""
-        self._restore_inlining()
-        waiting = _inlined_rows(self._con)
-        for (schema, table), rows in waiting.items():
+        """Writes rows that wait in the catalog into files, where they are many. A run that was
+        killed while it deleted from the ledger has left its inlining off."""
+        ((limit,),) = self._fetch(
+            "SELECT max(value) FROM ducklake_options('lake')"
+            " WHERE option_name = 'data_inlining_row_limit' AND scope = 'TABLE'"
+            f" AND scope_entry = {literal(f'{CONTROL}.{LEDGER}')}"
+        )
+        if limit != str(INLINED_ROWS):
+            self._inline_ledger(INLINED_ROWS)
+        for (schema, table), rows in _inlined_rows(self._con).items():
             if rows >= FLUSH_ROWS:
                 yield self._flushed(schema, table)
 
@@ -221,35 +227,22 @@ class _Upkeep:
         )
         return sum(int(row[2]) for row in flushed)
 
-    def _restore_inlining(self) -> None:
-        """Small commits of every append-only table wait in the catalog again: a run that was
-        killed while it deleted from one has left that off."""
-        off = self._fetch(
-            "SELECT scope_entry FROM ducklake_options('lake')"
-            " WHERE option_name = 'data_inlining_row_limit' AND scope = 'TABLE' AND value = '0'"
-        )
-        for (entry,) in off:
-            schema, _, table = entry.partition(".")
-            self._set_inlining(schema, table, INLINED_ROWS)
-
-    def _set_inlining(self, schema: str, table: str, rows: int) -> None:
-        self._commit(
-            lambda: self._fetch(
-                f"CALL {CATALOG}.set_option('data_inlining_row_limit', {rows},"
-                f" schema => {literal(schema)}, table_name => {literal(table)})"
-            )
-        )
+    def _inline_ledger(self, rows: int) -> None:
+        self._commit(lambda: self._fetch(inline_ledger_sql(rows)))
 
     @contextmanager
     def _in_files_alone(self, schema: str, table: str) -> Iterator[None]:
-        """All rows of an append-only table are in files, and what is deleted meanwhile is noted in
-        files as well: notes of deletions in the catalog have been counted twice by DuckLake."""
-        self._set_inlining(schema, table, 0)
+        """All rows of the table are in files, and what is deleted meanwhile is noted in files as
+        well: notes of deletions in the catalog have been counted twice by DuckLake."""
+        if (schema, table) != (CONTROL, LEDGER):
+            yield
+            return
+        self._inline_ledger(0)
         try:
             self._flushed(schema, table)
             yield
         finally:
-            self._set_inlining(schema, table, INLINED_ROWS)
+            self._inline_ledger(INLINED_ROWS)
 
     # -------------------------------------------------------------------------------- files
 
@@ -282,10 +275,8 @@ class _Upkeep:
             return sum(int(row[2]) for row in merged)
         if not small and not _worn_files(files):
             return 0
-        if schema in (CHANGES, CONTROL):
-            with self._in_files_alone(schema, table):
-                return self._commit(lambda: self._write_anew(schema, table))
-        return self._commit(lambda: self._write_anew(schema, table))
+        with self._in_files_alone(schema, table):
+            return self._commit(lambda: self._write_anew(schema, table))
 
     def _write_anew(self, schema: str, table: str) -> int:
         """Writes the rows of some files into new ones, by an UPDATE that changes nothing: DuckLake
@@ -354,7 +345,7 @@ class _Upkeep:
                 AND row_number() OVER (PARTITION BY {part}, detail->>'$.complete'
                     ORDER BY batch DESC) > (kind = 'pass')::INTEGER
                 AND NOT coalesce({names}, false) AS may_go
-            FROM {ident(CONTROL, "ledger")}"""
+            FROM {ident(CONTROL, LEDGER)}"""
         ((count,),) = self._fetch(f"SELECT count(*) FROM ({ranked}) WHERE may_go")
         if count < LEDGER_ROWS:
             return
@@ -363,10 +354,10 @@ class _Upkeep:
             with self._transaction():
                 self._fetch(f"CREATE OR REPLACE TEMP TABLE gone AS {ranked} QUALIFY may_go")
                 self._fetch(
-                    f"DELETE FROM {ident(CONTROL, 'ledger')} WHERE rowid IN (SELECT id FROM gone)"
+                    f"DELETE FROM {ident(CONTROL, LEDGER)} WHERE rowid IN (SELECT id FROM gone)"
                 )
                 self._fetch(f"""
-                    INSERT INTO {ident(CONTROL, "ledger")}
+                    INSERT INTO {ident(CONTROL, LEDGER)}
                     SELECT model,
                         coalesce(max(batch) FILTER (WHERE row_count > 0), max(batch)), max(epoch),
                         kind, source, origin, part, arg_min(position_from, batch),
@@ -375,7 +366,7 @@ class _Upkeep:
                         NULL, max(landed_at)
                     FROM gone WHERE kind <> 'pass' GROUP BY {part}""")
 
-        with self._in_files_alone(CONTROL, "ledger"):
+        with self._in_files_alone(CONTROL, LEDGER):
             self._commit(summed_up)
         yield int(count)
 
@@ -385,8 +376,7 @@ class _Upkeep:
         log = ident(CATALOG, CHANGES, model)
         if condition is None or not self._fetch(f"SELECT 1 FROM {log} WHERE {condition} LIMIT 1"):
             return
-        with self._in_files_alone(CHANGES, model):
-            ((count,),) = self._commit(lambda: self._fetch(f"DELETE FROM {log} WHERE {condition}"))
+        ((count,),) = self._commit(lambda: self._fetch(f"DELETE FROM {log} WHERE {condition}"))
         yield int(count)
 
     # --------------------------------------------------------------- snapshots and old files
