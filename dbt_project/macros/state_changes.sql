@@ -12,6 +12,7 @@
 {%- set control = [source('tailrace', 'tables'), source('tailrace', 'epochs')] -%}
 {%- set told = told_by(model) -%}
 {%- do told.update({'shortened': has_raw_items(states)}) -%}
+{%- do told.update({'lost': told.first is not none and has_lost_keys(states, told.first)}) -%}
 {{ adapter.dispatch('state_changes')(states, log, key_columns(model), told) }}
 {%- endmacro -%}
 
@@ -19,12 +20,13 @@
 {{ return(['_op', '_changed_at', '_by_ttl', '_changed', '_before', '_after', '_key', '_version']) }}
 {%- endmacro -%}
 
-{#- Which epochs' streams carry no old images (`silent`), and which live epochs are not the first
-    (`later`): only of theirs do the states before have to be looked up -#}
+{#- Which epochs' streams carry no old images (`silent`), which live epoch is the `first` and which
+    are not (`later`): only of the latter's bases do the states before have to be looked up, and of the
+    first's where it did not hold a key that the stream had told of (`lost`) -#}
 {%- macro told_by(model) -%}
     {%- set log = source('changes', model) -%}
     {%- if not execute or not table_exists(log) -%}
-        {{ return({'silent': [], 'later': []}) }}
+        {{ return({'silent': [], 'first': none, 'later': []}) }}
     {%- endif -%}
     {%- set found = read_json("
         select to_json({
@@ -36,20 +38,37 @@
         left join " ~ source('tailrace', 'tables') ~ " as tables
             on tables.model = epochs.model and tables.batch = epochs.batch
         where epochs.model = '" ~ model ~ "'") -%}
-    {{ return({'silent': found.silent or [], 'later': (found.live or [])[1:]}) }}
+    {%- set live = found.live or [] -%}
+    {{ return({'silent': found.silent or [], 'first': live | first or none, 'later': live[1:]}) }}
+{%- endmacro -%}
+
+{%- macro has_lost_keys(states, epoch) -%}
+    {{ return(table_exists(states) and read_json("
+        select to_json(count(*) > 0) from (from " ~ states ~ " where " ~ lost_key(epoch) ~ " limit 1)")) }}
+{%- endmacro -%}
+
+{%- macro lost_key(epoch) -%}
+_op = 'REMOVE' and {{ version_is_base('_version') }} and {{ version_epoch('_version') }} = {{ epoch }}
 {%- endmacro -%}
 
 {%- macro duckdb__state_changes(states, log, key, told) -%}
 {%- set quoted = [] -%}
 {%- for name in key -%}{%- do quoted.append(adapter.quote(name)) -%}{%- endfor -%}
 {%- set own = ['_key', '_version', '_op', '_changed_at', '_by_ttl'] -%}
+{%- set rebased = told.later or told.lost -%}
 {%- set later_base -%}
-{{ version_is_base('_version') }} and {{ version_epoch('_version') }} in ({{ told.later | join(', ') }})
-    {%- if told.later %} and _version >= {{ version_floor(told.later[0]) }}{% endif %}
+(
+    {%- if told.later -%}
+    {{ version_is_base('_version') }} and {{ version_epoch('_version') }} in ({{ told.later | join(', ') }})
+        and _version >= {{ version_floor(told.later[0]) }}
+    {%- endif -%}
+    {%- if told.later and told.lost %} or {% endif -%}
+    {%- if told.lost %}{{ lost_key(told.first) }}{% endif -%}
+)
 {%- endset -%}
 {%- set untold -%}
 (
-    {%- if told.later %}{{ later_base }}{% else %}false{% endif %}
+    {%- if rebased %}{{ later_base }}{% else %}false{% endif %}
     {%- if told.silent %}
         or not {{ version_is_base('_version') }} and _op <> 'INSERT'
             and {{ version_epoch('_version') }} in ({{ told.silent | join(', ') }})
@@ -68,10 +87,10 @@ told as (
         on log.key = states._key and log.version = states._version
         and log.changed_at = states._changed_at
     where _op <> 'READ' and not {{ version_is_base('_version') }}
-    {%- if told.later or told.silent %} and not {{ untold }}{% endif %}
+    {%- if rebased or told.silent %} and not {{ untold }}{% endif %}
     {%- if told.shortened %} and log.key is not null{% endif %}
 ),
-{% if told.later or told.silent %}
+{% if rebased or told.silent %}
 in_order as (
     select
         {{ (quoted + own) | join(', ') }},
@@ -106,7 +125,7 @@ changes as (
     select *, {before: _before::map(varchar, json), after: _after::map(varchar, json)} as _changed
     from (
         select * from told
-        {%- if told.later or told.silent %}
+        {%- if rebased or told.silent %}
         union all
         select * from untold
         {%- endif %}
