@@ -37,7 +37,7 @@ from tailrace.sources.aws import Aws
 from tailrace.sources.firehose import FirehoseObjects
 from tailrace.transform.generate import generate
 from tests.integration.replica import drain_until_caught_up, without_margin
-from tests.integration.test_firehose import Site, until_live
+from tests.integration.test_replication_firehose import Site, until_live
 
 HOUR = 3600.0
 NUMBER = 7_310_577_000_000
