@@ -1,4 +1,4 @@
-"""Which rows of a change log may go, where tailrace.yaml does not keep all of them (ADR 10).
+"""Which rows of a change log may go, where tailrace.yaml does not keep all of them (ADR 13).
 
 Said as a condition on rows, which looks for itself whether now is a time for it; when it is applied
 is tailrace.lake.maintenance's business. What the models have not taken in, what nobody may see yet,
