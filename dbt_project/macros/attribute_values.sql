@@ -115,6 +115,12 @@ try_cast({{ text }} as {{ type }})
     {%- if unit == 'timestamp' -%}
 case when regexp_matches({{ text }}, '^\d{4}-\d\d-\d\d') then try_cast({{ text }} as timestamptz) end
     {%- else -%}
-try(make_timestamptz((try_cast({{ text }} as decimal(38,6)) * {{ 1000000 if unit == 'epoch_seconds' else 1000 }})::bigint))
+    {#- Whole numbers, as nearly all are, without the arithmetic of decimals: it takes 20 µs each -#}
+    {%- set micros = 1000000 if unit == 'epoch_seconds' else 1000 -%}
+case
+        when regexp_full_match({{ text }}, '-?[0-9]{1,{{ 12 if unit == 'epoch_seconds' else 15 }}}')
+            then make_timestamptz({{ text }}::bigint * {{ micros }})
+        else try(make_timestamptz((try_cast({{ text }} as decimal(38,6)) * {{ micros }})::bigint))
+    end
     {%- endif -%}
 {%- endmacro -%}
