@@ -20,7 +20,7 @@ demo: $(STAMP) ## Local AWS, two live tables and Dagster's UI [PORT=3000]; ONCE=
 	@$(BIN)/python -m sandbox.demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
 
 test: $(STAMP) ## Run every test [ARGS="-k name"]
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## What CI runs before the tests: lint, format, types, import directions, generated files
 	$(BIN)/ruff check .
