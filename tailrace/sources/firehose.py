@@ -187,15 +187,7 @@ class FirehoseObjects:
     def require_layout(self) -> None:
         """Raises Terminal where objects lie under the prefix, but none has a key of its form:
         what is new would never be found."""
-        self.calls += 1
-        page = call(
-            self._aws.client("s3").list_objects_v2,
-            "s3:ListBucket",
-            f"bucket {self._bucket}",
-            self._aws.region,
-            Bucket=self._bucket,
-            Prefix=self._static,
-        )
+        page = self._listed_page()
         keys = [each["Key"] for each in page.get("Contents", ())]
         keys = [key for key in keys if not (key.endswith("/") or self._is_failed(key))]
         form = first_key(self._prefix, SAMPLE)
@@ -206,19 +198,22 @@ class FirehoseObjects:
                 " with its last slash and its !{timestamp:…} forms, if any.",
             )
 
+    def _listed_page(self, **further: str) -> Any:
+        self.calls += 1
+        return call(
+            self._aws.client("s3").list_objects_v2,
+            "s3:ListBucket",
+            f"bucket {self._bucket}",
+            self._aws.region,
+            Bucket=self._bucket,
+            Prefix=self._static,
+            **further,
+        )
+
     def _objects(self, after: str) -> Iterator[dict[str, Any]]:
         further: dict[str, str] = {"StartAfter": after} if after else {}
         for _ in range(LISTINGS_MOST):
-            self.calls += 1
-            answer = call(
-                self._aws.client("s3").list_objects_v2,
-                "s3:ListBucket",
-                f"bucket {self._bucket}",
-                self._aws.region,
-                Bucket=self._bucket,
-                Prefix=self._static,
-                **further,
-            )
+            answer = self._listed_page(**further)
             yield from answer.get("Contents", ())
             if not answer.get("IsTruncated"):
                 return
