@@ -204,7 +204,8 @@ def _tree(structure: Any) -> Structure:
         if tag == "M":
             members = inner if isinstance(inner, dict) else {}
             few = len(members) <= MOST_MEMBERS
-            tree[tag] = {name: _tree(each) for name, each in members.items()} if few else None
+            # sorted: DuckDB's threads find the names in no certain order
+            tree[tag] = {name: _tree(members[name]) for name in sorted(members)} if few else None
         elif tag == "L":
             tree[tag] = _tree(inner[0]) if isinstance(inner, list) and inner else {}
         elif tag in NUMBERS:

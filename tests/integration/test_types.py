@@ -146,7 +146,7 @@ def test_documents_become_structs_that_grow_where_they_stand(world: World) -> No
     )
     merge(things)
     assert types(things)["doc"] == (
-        'STRUCT(x DECIMAL(38,2), y STRUCT(z VARCHAR[]), "say ""hi""" VARCHAR, "größe" BOOLEAN)'
+        'STRUCT("größe" BOOLEAN, "say ""hi""" VARCHAR, x DECIMAL(38,2), y STRUCT(z VARCHAR[]))'
     )
     nothing = {"x": None, "y": None, 'say "hi"': None, "größe": None}
     told = {

@@ -55,7 +55,7 @@ def expected(values: list[dict[str, Any] | None]) -> list[Any]:
     (tag,) = tags
     inner = [None if value is None else value.get(tag) for value in values]
     if tag == "M":
-        names = dict.fromkeys(name for members in inner for name in members or {})
+        names = sorted({name for members in inner for name in members or {}})
         of = {n: [None if m is None else m.get(n) for m in inner] for n in names}
         of = {n: each for n, each in of.items() if kinds([v for v in each if v])}
         folded = [name.lower() for name in of]
