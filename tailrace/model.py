@@ -472,9 +472,11 @@ def passes_shown(
     (an empty name for those of which the ledger has none)."""
     shown = Head(epochs=tuple(epochs)).shown
     number = shown.number if shown else 0
-    unseen = {e.stream_arn for e in epochs if "beside" in e.detail and e.state != LIVE}
+    # A take-over that was given up says nothing once a later one of the same stream is live.
+    live = max((e.number for e in epochs if e.state == LIVE), default=0)
+    unseen = {e.stream_arn for e in epochs if "beside" in e.detail and e.number > live}
     # Without a live epoch nothing was shown before the newest: what others proved says nothing.
-    shown_ones = epochs if any(e.state == LIVE for e in epochs) else epochs[-1:]
+    shown_ones = epochs if live else epochs[-1:]
     seen = {e.stream_arn for e in shown_ones if e.number <= number and e.stream_arn not in unseen}
     found = [each for stream, each in passes.items() if stream in seen | {""}]
     last = [last for last, _ in found if last]

@@ -439,6 +439,32 @@ def test_a_stream_is_drained_beside_the_one_that_takes_over_until_that_has_its_b
     assert head.last_proof == proof(3)
 
 
+def test_a_take_over_that_was_begun_anew_is_proven_by_its_stream_once_it_is_live(
+    subject: Subject,
+) -> None:
+    """The one that was given up has the same stream, and is never live."""
+    log, model = subject.log, subject.model
+
+    def taking_over(number: int, state: str = OPEN) -> Epoch:
+        opened = epoch(number, state, source="kinesis", overlaps=True, beside=1)
+        return replace(opened, stream_arn="arn:new")
+
+    log.open_epoch(model, TABLE, epoch())
+    subject.commit(state=BASE_COMPLETE, at=NOW)
+    subject.commit(epoch=epoch(state=BASE_COMPLETE), state=LIVE, at=NOW, pass_record=proof(0))
+    for number in (2, 3):
+        log.open_epoch(model, replace(TABLE, stream_arn="arn:new"), taking_over(number))
+        subject.commit(epoch=taking_over(number), pass_record=proof(number))
+        assert log.head(model).last_proof == proof(0)
+    subject.commit(epoch=taking_over(3), state=BASE_COMPLETE, at=NOW)
+    ready = taking_over(3, BASE_COMPLETE)
+    subject.commit(epoch=ready, state=LIVE, at=NOW, pass_record=proof(4))
+    assert log.head(model).last_proof == proof(4)
+    subject.commit(epoch=replace(ready, state=LIVE), pass_record=proof(5))
+    head = log.head(model)
+    assert head.last_pass == head.last_proof == proof(5)
+
+
 def test_an_epoch_that_has_to_follow_at_once_is_not_opened_behind_another_commit(
     subject: Subject,
 ) -> None:
