@@ -21,8 +21,8 @@ WIDTH = 110
 NAMES = (
     "export", "scan", "drain", "kinesis", "firehose", "proof", "merge", "typed", "many", "minute",
 )  # fmt: skip
-# They take long: only by name.
-LONG = ("week", "readers")
+# They take long, or are part of another: only by name.
+LONG = ("week", "readers", "idle")
 
 
 def main() -> int:
@@ -48,8 +48,9 @@ def _run(
 ) -> list[Figure]:
     if name == "merge":
         return merge.run(merge.SMALL if options.small else merge.Size(), tell)
-    if name == "minute":
-        return minute.run(minute.SMALL if options.small else minute.Size(), tell)
+    if name in ("minute", "idle"):
+        measured = minute.run if name == "minute" else minute.idle
+        return measured(minute.SMALL if options.small else minute.Size(), tell)
     if name in ("typed", "many"):
         return getattr(tables, name)(tables.SMALL if options.small else tables.Size(), tell)
     if name == "readers":

@@ -44,7 +44,7 @@ def test_a_record_has_the_images_that_its_event_has() -> None:
 
 def test_processes_are_told_apart_by_what_they_run() -> None:
     assert _role("python -m dagster._daemon run") == "daemon"
-    assert _role("python -m dagster api grpc --lazy-load-user-code") == "code server, its ticks"
+    assert _role("python -m dagster api grpc --lazy-load-user-code") == "code server"
     forks = "python -c from multiprocessing.forkserver import main; main(['dagster._daemon'])"
     assert _role(forks) == "runs"
 
