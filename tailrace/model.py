@@ -453,9 +453,11 @@ class Head:
             return () if until is None else (Era(until, epoch.number, prior=True),)
         eras: list[Era] = []
         for each in reversed(self.epochs):
-            if each.number > epoch.number:
+            is_its = each.stream_arn == epoch.stream_arn
+            # Another source's that was given up before it was live parts nothing.
+            if each.number > epoch.number or (not is_its and each.state != LIVE):
                 continue
-            if each.stream_arn != epoch.stream_arn or each.changes_from is None:
+            if not is_its or each.changes_from is None:
                 break
             if len(eras) == ERAS_MAX:
                 break

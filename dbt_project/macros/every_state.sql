@@ -111,12 +111,17 @@ bases as (
     where is_base and visible_batch > {{ watermark }}
 ),
 
--- A base row is weighed against its neighbours: did it find what was there before, or what the
--- change after it had made already (a base's rows bear the time at which their batch began)?
+-- A base row is weighed against its neighbours: did it find what was there before, or what one of
+-- the changes after it had made already (a base's rows bear the time at which their batch began)?
 pairs as (
     select log_row, prior_row as other_row from bases where follows_a_state
     union all
-    select log_row, next_row from bases where precedes_a_change and next_changed_at > changed_at
+    select bases.log_row, change.log_row
+    from bases
+    inner join in_order as change on
+        change.key = bases.key and change.epoch = bases.epoch and not change.is_base
+        and change.batch < bases.visible_batch
+    where bases.precedes_a_change and bases.next_changed_at > bases.changed_at
 ),
 
 digests as materialized (

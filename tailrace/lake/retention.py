@@ -37,19 +37,20 @@ def droppable_sql(con: duckdb.DuckDBPyConnection, model: str, days: float) -> st
     if built < 3:
         return None
     log, age = ident(CHANGES, model), round(days * 86_400_000_000)
-    merged = ", ".join(
+    merged = [
         f"(SELECT coalesce(max(_batch), 0) FROM {ident(ANALYTICS, f'{model}_{name}')})"
         for name in ("states", "latest")
-    )
+    ]
     epochs = f"tailrace.epochs WHERE model = {literal(model)}"
     live = f"SELECT epoch FROM {epochs} AND state = {literal(LIVE)}"
-    # A base that is not read yet will be weighed against what was there before: nothing goes then.
+    # A base is weighed against what was there before: nothing goes until the history has done so.
     settled = (
         f"(SELECT arg_max(state, batch) FROM {epochs}) = {literal(LIVE)}"
+        f" AND (SELECT max(batch) FROM {epochs}) <= {merged[0]}"
         f" AND landed_at < now() - to_microseconds({age})"
     )
     # Up to here every row has landed long ago, and both models have it.
-    until = f"""least({merged}, (SELECT coalesce(max(batch), 0) FROM {log}
+    until = f"""least({", ".join(merged)}, (SELECT coalesce(max(batch), 0) FROM {log}
         WHERE landed_at < now() - to_microseconds({age})))"""
     superseded = f"""
         SELECT log_row FROM (

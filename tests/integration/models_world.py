@@ -429,7 +429,7 @@ def _states(table: Table, rows: list[Row]) -> list[State]:
             told.append((ended, "REMOVE", False, None, None))
         item = json.loads(row.image) if row.image else None
         found_before = bool(told) and _canonical(told[-1][3]) == _canonical(item)
-        found_after = number + 1 < len(rows) and _tells(table, row, rows[number + 1])
+        found_after = _told_by(table, row, rows[number + 1 :])
         if row.phase == 1 or not (found_before or found_after):
             told.append((row.at, row.op, row.by_ttl, item, row))
     if ended := _replaced(table, rows[-1], None):
@@ -452,16 +452,26 @@ def _replaced(table: Table, row: Row, following: Row | None) -> datetime | None:
     return table.live_at[full]
 
 
-def _tells(table: Table, base: Row, change: Row) -> bool:
-    """Whether a change that had landed when the base's epoch went live makes its row needless."""
-    if base.phase == 1 or change.phase == 0 or change.epoch != base.epoch:
+def _told_by(table: Table, base: Row, following: list[Row]) -> bool:
+    """Whether the changes that had landed when the base's epoch went live make its row needless:
+    the first is as old as it, or it found what one of them had made."""
+    if base.phase == 1:
         return False
-    if change.batch > table.live[base.epoch][0]:
+    changes = [
+        each
+        for each in following
+        if each.phase == 1 and each.epoch == base.epoch
+        and each.batch <= table.live[base.epoch][0]
+    ]  # fmt: skip
+    if not changes or following[0] is not changes[0]:
         return False
-    same = bool(change.image) == bool(base.image) and _canonical(
-        json.loads(change.image or "null")
-    ) == _canonical(json.loads(base.image or "null"))
-    return change.at <= base.at or same
+    return changes[0].at <= base.at or any(_same(base, each) for each in changes)
+
+
+def _same(row: Row, other: Row) -> bool:
+    return bool(row.image) == bool(other.image) and _canonical(
+        json.loads(row.image or "null")
+    ) == _canonical(json.loads(other.image or "null"))
 
 
 def _canonical(value: Any) -> str:

@@ -291,13 +291,16 @@ def test_a_base_row_read_later_in_its_batch_than_a_change_does_not_come_before_i
     things: Table,
 ) -> None:
     """A batch's rows bear the time of its first page: the item may have been read much later."""
-    started(things, item("a", x=n(1)))
+    started(things, item("a", x=n(1)), item("b", x=n(1)))
     things.open(2)
-    things.after(10).base(2, item("a", x=n(2)))
-    things.after(10).stream(2, (1, item("a", x=n(2)), item("a")))
+    things.after(10).base(2, item("a", x=n(2)), item("b", x=n(3)))
+    things.after(10).stream(2, (1, item("a", x=n(2)), item("a")), (2, item("b", x=n(2)), item("b")))
+    things.after(10).stream(2, (3, item("b", x=n(3)), item("b")), (4, item("b", x=n(4)), item("b")))
     things.go_live(2)
     merge(things)
-    assert life(things, "x") == [(0, 20, 1), (20, None, 2)]
+    assert life(things, "x", "pk = 'a'") == [(0, 20, 1), (20, None, 2)]
+    assert life(things, "x", "pk = 'b'") == [(0, 20, 1), (20, 30, 2), (30, 30, 3), (30, None, 4)]
+    assert history_differences(things) == []
 
 
 def test_a_repair_fills_the_gap_and_keeps_what_it_does_not_mention(things: Table) -> None:

@@ -501,6 +501,32 @@ def test_where_time_is_the_order_a_change_counts_to_the_epoch_in_which_it_was_ma
     assert found.startswith(version + str(at))
 
 
+def test_a_take_over_that_was_given_up_does_not_part_the_changes_of_the_source_before(
+    subject: Subject,
+) -> None:
+    """A late record is still one of the live epoch: it overwrites nothing that readers saw."""
+    hours = (NOW - timedelta(hours=2), NOW - timedelta(hours=1), NOW)
+    opened = [
+        epoch(number, changes_from=begins.isoformat())
+        for number, begins in enumerate(hours, start=1)
+    ]
+    opened[1] = replace(opened[1], stream_arn="arn:new", detail={"overlaps": True, "beside": 1})
+    subject.log.open_epoch(subject.model, TABLE, opened[0])
+    subject.commit(epoch=opened[0], state=BASE_COMPLETE, at=NOW)
+    ready = replace(opened[0], state=BASE_COMPLETE)
+    subject.commit(epoch=ready, state=LIVE, at=NOW, pass_record=proof(0))
+    for each in opened[1:]:
+        subject.log.open_epoch(subject.model, TABLE, each)
+    at = int((NOW - timedelta(minutes=90)).timestamp() * 1000)
+    subject.commit(
+        epoch=opened[2],
+        parts=(moved(SHARD, None, "1", 1),),
+        staged=subject.stage([change(1, "a", "b", at=at)], Shape.KINESIS_RECORDS),
+    )
+    [(_, found, *_)] = subject.rows()
+    assert found.startswith(f"0000011{at}")
+
+
 def proof(number: int) -> PassRecord:
     at = NOW + timedelta(minutes=number)
     return PassRecord(f"pass-{number}", at, at, True, 1, 1, 3)

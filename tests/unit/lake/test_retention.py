@@ -38,7 +38,7 @@ def left(con: duckdb.DuckDBPyConnection, model: str, *rows: str, merged: int, st
     con.execute(f"INSERT INTO changes.{model} VALUES {', '.join(rows)}")
     con.execute(
         "INSERT INTO tailrace.epochs (model, batch, epoch, state) VALUES"
-        f" ('{model}', 2, 1, 'live'), ('{model}', 1, 1, 'open'), ('{model}', 90, 3, '{state}')"
+        f" ('{model}', 2, 1, 'live'), ('{model}', 1, 1, 'open'), ('{model}', 3, 3, '{state}')"
     )
     con.execute(f"CREATE TABLE analytics.{model}_states AS SELECT {merged} AS _batch, '' AS {raw}")
     con.execute(f"CREATE TABLE analytics.{model}_latest AS SELECT {merged} AS _batch")
@@ -86,3 +86,5 @@ def test_nothing_goes_while_a_base_is_read_or_before_the_history_has_the_raw_ite
     rows = (row(1, 1, 0, 0, "a"), row(3, 1, 1, 1, "a"), row(4, 1, 1, 2, "a"))
     assert len(left(con, "v", *rows, merged=9, state="open")) == 3
     assert len(left(con, "w", *rows, merged=9, raw="other")) == 3
+    assert len(left(con, "x", *rows, merged=2)) == 3  # the base of batch 3 is not weighed yet
+    assert len(left(con, "y", *rows, merged=9)) == 1
