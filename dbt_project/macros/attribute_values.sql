@@ -1,9 +1,8 @@
 {#- SELECT of `relation`, whose `_image` and `_key` are DynamoDB JSON: its `own` columns, and a typed
-    one for each of `columns` (see attribute_columns). The image is taken apart in two passes, one
-    for texts and one for documents, and another for each document that becomes a STRUCT; by JSON
-    pointers, so that any attribute name works. A value that
-    does not fit its column exactly is NULL there, never rounded; it stays in `_image`. Tombstones
-    keep their key attributes. -#}
+    one for each of `columns` (see attribute_columns). The image is taken apart in one pass, and
+    another for all documents that become STRUCTs; by JSON pointers, so that any attribute name works.
+    A value that does not fit its column exactly is NULL there, never rounded; it stays in `_image`.
+    Tombstones keep their key attributes. -#}
 
 {%- macro attribute_values(relation, columns, own) -%}
 {{ adapter.dispatch('attribute_values')(relation, columns, own) }}
@@ -20,9 +19,10 @@
             {%- do values.append(
                 structure_value(column.structure, '_structure_' ~ structures | length)) -%}
         {%- elif column.exact or column.type == 'JSON' or column.type.startswith('MAP(') -%}
-            {%- do documents.append(json_pointer(column.path)) -%}
-            {%- do values.append(
-                document_value('_documents[' ~ documents | length ~ ']', column)) -%}
+            {%- do texts.append(json_pointer(column.path)) -%}
+            {%- set text = '_texts[' ~ texts | length ~ ']' -%}
+            {%- if not column.exact -%}{%- do documents.append(text) -%}{%- endif -%}
+            {%- do values.append(document_value(text, documents | length, column)) -%}
         {%- else -%}
             {%- set found = [] -%}
             {%- for tag in column.tags if 'STRUCT(' not in column.type and tag not in ['L', 'M'] -%}
@@ -33,19 +33,33 @@
                                  else found[0] or 'null::' ~ column.type) -%}
         {%- endif -%}
     {%- endfor -%}
+    {%- set steps = ['scalars', 'openings', 'endings', 'plain'] if documents else [] -%}
 select
     {{ own | join(', ') }}
     {%- for column in columns %},
     {{ values[loop.index0] }} as "{{ column.name }}"
     {%- endfor %}
 from (
+    {%- for step in steps | reverse %}
+    select
+        *
+        {%- for text in documents %},
+        {% if step == 'scalars' -%}
+            {{ plain_scalars(text) }}
+        {%- elif step == 'openings' -%}
+            {{ plain_openings('_scalars_' ~ loop.index) }}
+        {%- elif step == 'endings' -%}
+            {{ plain_endings('_openings_' ~ loop.index) }}
+        {%- else -%}
+            {{ plain_checked('_scalars_' ~ loop.index, '_openings_' ~ loop.index, '_endings_' ~ loop.index) }}
+        {%- endif %} as _{{ step }}_{{ loop.index }}
+        {%- endfor %}
+    from (
+    {%- endfor %}
     select
         {{ own | join(', ') }}
         {%- if texts %},
-        json_extract_string(coalesce(_image, _key::json), [{{ texts | join(', ') }}]) as _texts
-        {%- endif -%}
-        {%- if documents %},
-        json_extract(coalesce(_image, _key::json), [{{ documents | join(', ') }}]) as _documents
+        json_extract_string(coalesce(_image::varchar, _key), [{{ texts | join(', ') }}]) as _texts
         {%- endif -%}
         {%- for column in structures %},
         json_transform(
@@ -54,6 +68,9 @@ from (
         ) as _structure_{{ loop.index }}
         {%- endfor %}
     from {{ relation }}
+    {%- for step in steps %}
+    ) as {{ step }}_next
+    {%- endfor %}
 ) as extracted
 {%- endmacro -%}
 
@@ -61,15 +78,17 @@ from (
 '/{{ (path | replace('~', '~0') | replace('/', '~1') | replace("'", "''")) }}{{ '/' ~ tag if tag }}'
 {%- endmacro -%}
 
-{#- SQL: the value of `column` from the attribute's DynamoDB JSON -#}
-{%- macro document_value(document, column) -%}
-    {%- if column.exact -%}
-        {{ return(document) }}
-    {%- elif column.type.startswith('MAP') -%}
-        {{ return("case when starts_with(" ~ document ~ ", '{\"M\":') then try_cast(("
-                  ~ plain_json(document) ~ ") as " ~ column.type ~ ") end") }}
+{#- SQL: the value of `column` from the text of the attribute's DynamoDB JSON, the `number`th of the
+    documents whose plain JSON stands beside it, but for unusual ones -#}
+{%- macro document_value(text, number, column) -%}
+    {%- if column.exact -%}{{ return(text ~ '::json') }}{%- endif -%}
+    {%- set plain = 'case when _plain_' ~ number ~ ' is null then ' ~ plain_json(text ~ '::json')
+        ~ ' else _plain_' ~ number ~ ' end' -%}
+    {%- if column.type.startswith('MAP') -%}
+        {{ return("case when starts_with(" ~ text ~ ", '{\"M\":') then try_cast(("
+                  ~ plain ~ ") as " ~ column.type ~ ") end") }}
     {%- endif -%}
-    {{ return(plain_json(document)) }}
+    {{ return(plain) }}
 {%- endmacro -%}
 
 {#- SQL: the value of `column` from the text of an attribute of type `tag` -#}
@@ -81,8 +100,9 @@ from (
                   ~ text ~ " as double) end" if tag in ['S', 'N'] else 'null') }}
     {%- elif column.type.endswith('[]') -%}
         {%- set element = exact_value('element', column.type[:-2]) -%}
-        {{ return("list_transform(from_json(" ~ text ~ ", '[\"VARCHAR\"]'), lambda element: "
-                  ~ element ~ ")") }}
+        {%- set elements = "from_json(" ~ text ~ ", '[\"VARCHAR\"]')" -%}
+        {{ return(elements if element == 'element'
+                  else 'list_transform(' ~ elements ~ ', lambda element: ' ~ element ~ ')') }}
     {%- endif -%}
     {{ return(exact_value(text, column.type)) }}
 {%- endmacro -%}

@@ -69,7 +69,7 @@ states as (
     {%- endif %}
     {%- if went_live and fulls %}
     union all
-    select key, floor, live_batch, 'REMOVE', recorded_at, false, null::json
+    select key, floor, live_batch, 'REMOVE', recorded_at, false, null
     from vanished
     where live_batch > {{ plan.watermark }}
     {%- endif %}

@@ -77,7 +77,7 @@ states as (
     union all
     select
         _key, {{ version_floor(full.epoch) }}, {{ full.epoch }}, {{ full.batch }}, 'REMOVE',
-        '{{ full.recorded_at }}'::timestamptz, false, null::json
+        '{{ full.recorded_at }}'::timestamptz, false, null
     from {{ this }} as merged
     where {{ version_wins(version_floor(full.epoch), '_version') }}
         and _op <> 'REMOVE'

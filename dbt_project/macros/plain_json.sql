@@ -21,6 +21,55 @@ replace(({{ document }})::varchar, '{"NULL":true}', '{"NULL":null}')
 coalesce(try_cast(regexp_replace({{ bare_number_sets(marked) }}, '{{ expression }}', '\1\2\3\4\5\6\7\8\9', 'g') as json), {{ document }})
 {%- endmacro -%}
 
+{#- SQL of the same in three steps, at a third of the time, for the usual document: its strings have no
+    escapes and do not hold what ends a value, and there are no sets and no binary in it. Where there
+    is no backslash every quote is structure, so a pattern with a quote never is what a string says.
+    Each step is to be a column of its own: the last is checked against the others (plain_checked).
+
+    Scalars first. What is cut at "}, which ends S and N, has one beginning in each piece. If a piece
+    has none, a string began with }, or there is binary: a character that JSON forbids tells of it. -#}
+{%- macro plain_scalars(text) -%}
+    {%- set usual -%}
+case when not contains({{ text }}, '\\') then {{ text }} || '{"N":"' end
+    {%- endset -%}
+    {%- set words -%}
+case when contains({{ text }}, 'e}')
+                then {{ swap(swap(swap(usual, '{"NULL":true}', 'null'), '{"BOOL":true}', 'true'), '{"BOOL":false}', 'false') }}
+                else {{ usual }} end
+    {%- endset -%}
+    {%- set pieces -%}
+array_to_string(list_transform(
+            string_split({{ words }}, '"}'),
+            lambda piece: case
+                when contains(piece, '{"N":"') then piece
+                when contains(piece, '{"S":"') then piece || '"'
+                else chr(1) end), '')
+    {%- endset -%}
+{{ swap(swap(pieces, '{"N":"', ''), '{"S":"', '"') }}
+{%- endmacro -%}
+
+{#- How maps and lists begin. A map's own brace always follows its tag and goes with it: so a member
+    that is called M is not taken for a tag. -#}
+{%- macro plain_openings(scalars) -%}
+{{ swap(swap(scalars, '{"M":{', '{'), '{"L":[', '[') }}
+{%- endmacro -%}
+
+{%- macro plain_endings(openings) -%}
+{{ swap(swap(openings, ']}', ']'), '}}', '}') }}
+{%- endmacro -%}
+
+{#- The plain document, or NULL for an unusual one. Each opening lost five characters and each ending
+    one. If more ended than opened, there is a set, or a string that holds what looks like an end. -#}
+{%- macro plain_checked(scalars, openings, endings) -%}
+case when strlen({{ scalars }}) - strlen({{ openings }}) = 5 * (strlen({{ openings }}) - strlen({{ endings }}))
+            then try_cast({{ endings }} as json) end
+{%- endmacro -%}
+
+{#- replace(), in half its time -#}
+{%- macro swap(text, old, new) -%}
+array_to_string(string_split({{ text }}, '{{ old }}'), '{{ new }}')
+{%- endmacro -%}
+
 {#- SQL: the numbers of number sets without their quotes. No string can hold {"NS":[, for a quote
     within one is escaped. -#}
 {%- macro bare_number_sets(text) -%}

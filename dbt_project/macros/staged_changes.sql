@@ -12,7 +12,7 @@
 {%- macro duckdb__staged_changes(model, log, epochs) -%}
 with
 
-live as (
+live as not materialized (
     select epoch, min(batch) as batch
     from {{ epochs.include(database=false) }}
     where model = '{{ model }}' and state = 'live'
@@ -24,7 +24,7 @@ first_live as (
 ),
 
 -- Until such an epoch is live, its stream may be behind what readers see.
-overlapping as (
+overlapping as not materialized (
     select distinct epoch
     from {{ epochs.include(database=false) }}
     where model = '{{ model }}' and (detail->>'$.overlaps') = 'true'

@@ -175,6 +175,16 @@ def test_nothing_shows_before_the_table_is_live(things: Table) -> None:
     assert len(query(things.con, f"FROM analytics.{things.model}")) == 2
 
 
+def test_who_asks_the_staged_log_for_versions_reads_no_images(things: Table) -> None:
+    started(things, item("1"))
+    merge(things)
+    staged = f"analytics.stg_{things.model}_changes"
+    asked = f"EXPLAIN SELECT max(version) FROM {staged} WHERE visible_batch > 0"
+    [(_, plan)] = things.con.execute(asked).fetchall()
+    assert "version" in plan
+    assert "image" not in plan
+
+
 def test_a_change_beats_the_base_whichever_is_merged_first(things: Table) -> None:
     started(things, item("1", x=n(1)), item("2", x=n(1)))
     merge(things)

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-PLAIN_JSON = macros.load().plain_json("json_extract(image, '/x')")
+MACROS = macros.load()
+PLAIN_JSON = MACROS.plain_json("json_extract(_image, '/x')")
+COLUMN = {"name": "x", "path": "x", "tags": ["M"], "type": "JSON", "exact": False}
 
 HOSTILE = (
     '{"S":"x"}',
@@ -38,7 +40,13 @@ HOSTILE = (
     "NS",
     "M",
     "NULL",
+    "{{name}}",
+    "{[]}",
+    "e}",
+    "}b",
+    '{"N":"',
 )
+NAMES = ("S", "N", "B", "BOOL", "NULL", "M", "L", "SS", "NS", "BS", "a", "b}}", "}", "]}")
 NUMBERS = (
     "0",
     "-1",
@@ -70,16 +78,24 @@ def plain(value: dict[str, Any]) -> Any:
 
 
 def shown(values: list[dict[str, Any]], ascii_only: bool = False) -> list[Any]:
-    """What the macro makes of them."""
+    """What a column of plain JSON shows of them; any document's way comes to the same."""
     con = duckdb.connect()
-    con.execute("CREATE TABLE items (place INTEGER, image JSON)")
+    con.execute("CREATE TABLE items (place INTEGER, _key VARCHAR, _image JSON)")
     con.executemany(
-        "INSERT INTO items VALUES (?, ?)",
+        "INSERT INTO items VALUES (?, '{}', ?)",
         [[n, json.dumps({"x": value}, ensure_ascii=ascii_only)] for n, value in enumerate(values)],
     )
-    rows = con.execute(f"SELECT {PLAIN_JSON}::VARCHAR FROM items ORDER BY place").fetchall()
+    columns = MACROS.attribute_values("items", [COLUMN], ["place", "_image"])
+    rows = con.execute(
+        f"SELECT x::VARCHAR, {PLAIN_JSON}::VARCHAR FROM ({columns}) ORDER BY place"
+    ).fetchall()
     con.close()
-    return [json.loads(text, parse_int=Number, parse_float=Number) for (text,) in rows]
+    usual, any_way = (
+        [json.loads(text, parse_int=Number, parse_float=Number) for text in column]
+        for column in zip(*rows, strict=True)
+    )
+    assert usual == any_way
+    return usual
 
 
 strings = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs"])))
@@ -102,7 +118,9 @@ values = st.recursive(
     leaves,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(lambda each: {"L": each}),
-        st.dictionaries(strings, inner, max_size=4).map(lambda each: {"M": each}),
+        st.dictionaries(st.one_of(st.sampled_from(NAMES), strings), inner, max_size=4).map(
+            lambda each: {"M": each}
+        ),
     ),
     max_leaves=25,
 )
@@ -112,6 +130,45 @@ values = st.recursive(
 @given(st.lists(values, min_size=1, max_size=12), st.booleans())
 def test_any_value_comes_out_as_it_went_in(values: list[dict[str, Any]], ascii_only: bool) -> None:
     assert shown(values, ascii_only) == [plain(each) for each in values]
+
+
+USUAL = (
+    '{"M":{"M":{"M":{"M":{"N":"1"}}},"N":{"M":{}},"S":{"L":[]},"L":{"L":[{"L":[{"S":""}]}]}}}',
+    '{"M":{"N":{"S":"]"},"S":{"N":"-1.5E-9"},"BOOL":{"BOOL":true},"NULL":{"NULL":true}}}',
+    '{"L":[{"M":{"NULL":{"BOOL":true}}},{"M":{"BOOL":{"NULL":true}}},{"M":{"S":{"N":"1"}}}]}',
+    '{"L":[{"BOOL":false},{"S":"{name} [x] false}"},{"M":{"{":{"S":"a}b"}}}]}',
+)
+UNUSUAL = (
+    '{"M":{"a":{"S":"{{name}}"}}}',
+    '{"M":{"a":{"S":"}"}}}',
+    '{"M":{"}":{"S":"x"}}}',
+    '{"M":{"]}":{"S":"x"}}}',
+    '{"M":{"a":{"SS":["x"]}}}',
+    '{"M":{"a":{"NS":["1"]}}}',
+    '{"M":{"a":{"B":"AA=="},"b":{"S":"x"}}}',
+    '{"M":{"S":{"B":"AA=="}}}',
+    '{"L":[{"S":"\\\\"}]}',
+)
+
+
+@pytest.mark.parametrize(("documents", "quick"), [(USUAL, True), (UNUSUAL, False)])
+def test_usual_documents_go_the_quick_way_and_the_others_do_not(
+    documents: tuple[str, ...], quick: bool
+) -> None:
+    con = duckdb.connect()
+    con.execute("CREATE TABLE items (text VARCHAR)")
+    con.executemany("INSERT INTO items VALUES (?)", [[text] for text in documents])
+    scalars, openings = MACROS.plain_scalars("text"), MACROS.plain_openings("scalars")
+    con.execute(f"""CREATE VIEW steps AS
+        SELECT text, scalars, openings, {MACROS.plain_endings("openings")} AS endings
+        FROM (SELECT text, scalars, {openings} AS openings
+            FROM (SELECT text, {scalars} AS scalars FROM items))""")
+    checked = MACROS.plain_checked("scalars", "openings", "endings")
+    found = con.execute(f"SELECT text, {checked} IS NOT NULL FROM steps").fetchall()
+    assert found == [(text, quick) for text in documents]
+    assert shown([json.loads(text) for text in documents]) == [
+        plain(json.loads(text)) for text in documents
+    ]
 
 
 @pytest.mark.parametrize("tag", ["M", "L"])
@@ -132,7 +189,7 @@ def test_an_item_of_400_kilobytes_arrives() -> None:
 def test_null_is_apart_from_missing() -> None:
     con = duckdb.connect()
     con.execute(
-        """CREATE TABLE items AS FROM (VALUES ('{"x":{"NULL":true}}'), ('{}')) AS t (image)"""
+        """CREATE TABLE items AS FROM (VALUES ('{"x":{"NULL":true}}'), ('{}')) AS t (_image)"""
     )
     found = con.execute(f"SELECT ({PLAIN_JSON})::VARCHAR FROM items").fetchall()
     assert found == [("null",), (None,)]
