@@ -3,18 +3,24 @@ real dbt, over the local AWS, whose clock these tests move."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox.workload import churn, create_table
+from tailrace.capture import reconcile
 from tailrace.config import Config
 from tailrace.engine import Engine
 from tailrace.errors import Terminal
 from tailrace.lake.attach import connect
+from tailrace.lake.maintenance import Limits, maintain
 from tailrace.transform.runner import build
 from tests.integration.replica import (
     assert_equal,
@@ -24,6 +30,7 @@ from tests.integration.replica import (
 )
 
 HOUR = 3600.0
+DAY = timedelta(days=1)
 ITEMS = 300
 SCAN = "{method: scan, segments: 2}"
 
@@ -41,8 +48,9 @@ def live(
         own_aws.server.control("advance", seconds=HOUR)
         churn(own_aws.dynamodb, name, ITEMS, ITEMS, seed=1)
         repair = f", repair: {{bucket: {own_aws.bucket()}}}" if bucket else ""
+        kept = ", log: {keep: needed}"
         config = write_config(
-            tmp_path, f"  - {{name: {name}, model: events, base: {SCAN}{repair}}}\n"
+            tmp_path, f"  - {{name: {name}, model: events, base: {SCAN}{repair}{kept}}}\n"
         )
         with Engine.open(config) as engine:
             engine.base("events")
@@ -58,6 +66,14 @@ def asked(config: Config, sql: str) -> list[Any]:
         return con.execute(sql).fetchall()
     finally:
         con.close()
+
+
+def shortened(config: Config) -> None:
+    """Builds the models, and drops of the log all that may go."""
+    build(config, ["events"]).raise_failures()
+    done = maintain(config.warehouse, Limits(DAY, DAY, DAY), log_days={"events": 0.0})
+    assert done.failures == ()
+    assert sum(step.done for step in done.steps if step.name.startswith("log")) > 0
 
 
 def repaired(config: Config, engine: Engine) -> None:
@@ -121,6 +137,42 @@ def test_a_gap_that_lies_before_point_in_time_recovery_is_closed_by_a_new_base(
         assert result.method == "scan"
         drain_until_caught_up(engine, "events")
     assert_equal(config, own_aws.dynamodb, name, "events")
+
+
+def test_a_shortened_log_is_repaired_reconciled_and_built_anew(
+    own_aws: Any, live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went of it none of them misses."""
+    monkeypatch.setattr(reconcile, "SCAN_MARGIN_SECONDS", 0.0)
+    config, name = live()
+    past = "SELECT * FROM analytics.events_history ORDER BY ALL"
+    with Engine.open(config) as engine:
+        churn(own_aws.dynamodb, name, 100, 60, seed=2)
+        drain_until_caught_up(engine, "events")
+        shortened(config)
+        assert engine.reconcile("events").is_equal
+        own_aws.server.control("advance", seconds=30 * HOUR)
+        churn(own_aws.dynamodb, name, 60, 60, seed=3)
+        engine.drain_table("events")
+        repaired(config, engine)
+        assert_equal(config, own_aws.dynamodb, name, "events")
+        shortened(config)
+        told = asked(config, past)
+        done = subprocess.run(
+            f"{Path(sys.executable).parent}/dbt run --full-refresh --select events*".split(),
+            cwd=config.dbt.project_dir,
+            env=os.environ | {"TAILRACE_CONFIG": str(config.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        assert "from its own rows: a full refresh was asked for" in done.stdout
+        assert asked(config, past) == told
+        assert_equal(config, own_aws.dynamodb, name, "events")
+        found = engine.reconcile("events")
+        assert found.is_equal
+        assert found.found.latest_items == found.found.equal > 0
+    assert asked(config, "SELECT kind FROM tailrace.epochs WHERE epoch = 2")[0] == ("incremental",)
 
 
 @pytest.mark.parametrize("view", ["NEW_AND_OLD_IMAGES", "NEW_IMAGE", "KEYS_ONLY"])
