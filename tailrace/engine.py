@@ -562,6 +562,7 @@ class Engine:
                 read,
                 lambda: self.drain_table(config.model).rows,
                 shown=DIFFERENCES_SHOWN,
+                late=self._kind(config, live.source).traits.late,
                 patience_seconds=patience_seconds,
             )
 

@@ -83,11 +83,13 @@ def reconcile(
     drain: Callable[[], int],
     *,
     shown: int,
+    late: timedelta = timedelta(0),
     patience_seconds: float = 0.0,
 ) -> Reconciliation:
     """Reads the source, drains the stream until it is settled, compares.
 
-    `read` is one of the functions below, `drain` one pass that tells its rows. Where somebody else
+    `read` is one of the functions below, `drain` one pass that tells its rows; a change may come to
+    the stream so `late` after it was made. Where somebody else
     drains the table anyway, their pass is waited for, up to `patience_seconds`. Raises Terminal
     where the table is not live or has gaps, Retryable where a new epoch went live meanwhile, and
     what reading and draining raise."""
@@ -97,7 +99,7 @@ def reconcile(
     _wait_until(run, live.changed_at + SLACK + CLOCK_SECOND)
     snapshot = read(before)
     began, ended = snapshot.began_at - SLACK, snapshot.ended_at + SLACK
-    head = _settled(run, live, ended, drain, patience_seconds)
+    head = _settled(run, live, ended, late, drain, patience_seconds)
     whole = (began, ended) if snapshot.is_whole else None
     found = comparison.differences(head, whole, before.batch, shown)
     return Reconciliation(
@@ -363,20 +365,20 @@ def _settled(
     run: Bootstrap,
     live: Epoch,
     until: datetime,
+    late: timedelta,
     drain: Callable[[], int],
     patience_seconds: float,
 ) -> Head:
-    """The ledger's head once it holds a complete pass that began at `until` or later, whosever.
+    """The ledger's head once it holds a complete pass, whosever, that began when all that was made
+    until then had come, however `late`.
 
     Raises Retryable where passes come to no end, or another epoch went live."""
-    proof = run.log.head(run.model).last_proof
-    delay = proof.delay_seconds if proof else 0.0  # no pass proves what is not delivered yet
-    _wait_until(run, until + timedelta(seconds=delay))
+    _wait_until(run, until + late)
     patient_until = run.clock.monotonic() + patience_seconds
     fruitless = 0
     for _ in range(PASSES_MAX):
         head = run.log.head(run.model)
-        if head.last_proof is not None and head.last_proof.proves_until >= until:
+        if head.last_proof is not None and head.last_proof.began_at >= until + late:
             return _still(run.model, live, head)
         if run.clock.monotonic() < patient_until:
             _pause(run, PASS_REST_SECONDS)

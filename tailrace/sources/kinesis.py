@@ -176,8 +176,10 @@ class KinesisSource:
     @property
     def traits(self) -> StreamTraits:
         """What differs from a table's own stream. The retention is that of the stream itself,
-        once it was asked for (KinesisStream)."""
-        late = self.config.late_seconds if isinstance(self.config, KinesisConfig) else 0.0
+        once it was asked for (KinesisStream). How late a record may come is what is configured, or
+        the default once the table takes its changes from elsewhere."""
+        default = KinesisConfig.model_fields["late_seconds"].default
+        late = float(getattr(self.config, "late_seconds", default))
         return StreamTraits(
             source=SOURCE,
             shape=Shape.KINESIS_RECORDS,

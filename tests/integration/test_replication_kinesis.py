@@ -54,10 +54,10 @@ def make_table(
     return name, stream
 
 
-def configured(folder: Path, name: str) -> Config:
-    base = "{method: scan, segments: 2}"
+def configured(folder: Path, name: str, stream: str = STREAM) -> Config:
+    base = "{method: scan, segments: 2, consistent: true}"
     return write_config(
-        folder, f"  - {{name: {name}, model: events, base: {base}, stream: {STREAM}}}\n"
+        folder, f"  - {{name: {name}, model: events, base: {base}, stream: {stream}}}\n"
     )
 
 
@@ -83,6 +83,11 @@ def test_a_table_is_replicated_from_kinesis_while_it_is_written_to(
         assert status.lag_seconds < 60
     assert not doubled(config, "events")
     assert_equal(config, own_aws.dynamodb, name, "events")
+    churn(own_aws.dynamodb, name, 50, ITEMS, seed=2)
+    with Engine.open(configured(tmp_path, name, STREAM.replace("0", "2"))) as engine:
+        found = engine.reconcile("events")
+    assert found.is_equal
+    assert found.seconds > 2, "what may come late was waited for"
 
 
 def test_the_kinesis_of_moto_is_read_too(own_aws: Any, tmp_path: Path) -> None:

@@ -145,10 +145,11 @@ class Truth:
             self._floor = max(self._floor, min([began, *late]))
 
     def _check_unsent(self, record: PassRecord, stream: str, covered: int, began: int) -> None:
-        """What the table did not send to Kinesis no pass over that stream may claim."""
+        """What the table did not send to Kinesis no pass over that stream may claim. An epoch's
+        opening is told in AWS's whole seconds: its base is read after what was made in that one."""
         if stream.startswith(("arn:aws:kinesis", "arn:aws:s3")):
             for change in self._world.unsent:
-                if covered <= change.micros < began:
+                if covered + 1_000_000 <= change.micros < began:
                     self._require_gap(record, change, "a change that was not sent")
 
     def _require_gap(self, record: PassRecord, change: Change, what: str) -> None:

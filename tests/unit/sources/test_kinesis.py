@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tailrace.config import KinesisConfig
+from tailrace.config import DynamoDbStreamsConfig, KinesisConfig
 from tailrace.errors import AccessDenied, IteratorExpired, Retryable, SourceMissing, Terminal
 from tailrace.model import Epoch, Head, RecordPage, TableDescription
 from tailrace.sources.aws import RAW_BODY
@@ -238,6 +238,16 @@ def epoch(**detail: Any) -> Epoch:
 
 
 # ---------------------------------------------------------------------------------- shared streams
+
+
+def test_a_record_may_come_as_late_as_is_configured_or_usual_once_the_table_has_moved_on() -> None:
+    for config, late in (
+        (KinesisConfig(late_seconds=7), 7),
+        (DynamoDbStreamsConfig(), KinesisConfig().late_seconds),
+    ):
+        source = KinesisSource(aws(FakeClient()), "orders", config)
+        assert source.traits.late == timedelta(seconds=late)
+    assert late > 0
 
 
 def test_tables_that_share_a_stream_read_each_page_once() -> None:
