@@ -28,7 +28,7 @@ from tailrace.capture.privacy import require_same as require_same_privacy
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
-from tailrace.errors import ConfigError, Retryable, SourceMissing, Terminal
+from tailrace.errors import ConfigError, Retryable, SourceMissing, TailraceError, Terminal
 from tailrace.lake import attributes, maintenance
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.converted import record_lines
@@ -372,12 +372,21 @@ class Engine:
         head = self._log.head(config.model)
         privacy = _privacy(config, head.table.key if head.table else ())
         beside, epoch = head.beside, head.epoch
-        before = None
+        before: DrainResult | TailraceError | None = None
         if beside is not None and noted_in(beside) == _noted(privacy):
-            before = self._pass(config, head, beside, privacy, thrifty, pages)
+            try:
+                before = self._pass(config, head, beside, privacy, thrifty, pages)
+            except TailraceError as error:  # what takes over goes on, and is live the sooner
+                before = error
         if epoch is None:
             return DrainResult(config.model, None, "none")
-        result = _together(before, self._pass(config, head, epoch, privacy, thrifty, pages))
+        result = self._pass(config, head, epoch, privacy, thrifty, pages)
+        if isinstance(before, DrainResult):
+            result = _together(before, result)
+        elif before is not None and beside is not None:
+            told = f"{beside.source}, which readers see until then, could not be drained: {before}"
+            lag = self._lag(head)
+            result = replace(result, lag_seconds=lag, notices=(*result.notices, told))
         if epoch.source == config.stream.source:
             return result
         told = (
@@ -734,10 +743,8 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _together(before: DrainResult | None, result: DrainResult) -> DrainResult:
+def _together(before: DrainResult, result: DrainResult) -> DrainResult:
     """Two passes over two streams of one table, told as one."""
-    if before is None:
-        return result
     newest = [each.newest_change for each in (before, result) if each.newest_change]
     return replace(
         result,

@@ -12,10 +12,10 @@ import pytest
 
 import sandbox.streams
 import tailrace.engine
-from tailrace.capture import stage
+from tailrace.capture import bootstrap, stage
 from tailrace.engine import Engine
 from tailrace.errors import Retryable, Terminal
-from tailrace.model import LIVE, BaseResult, DrainResult
+from tailrace.model import LIVE, OPEN, BaseResult, DrainResult
 from tests.simulation.story import Story
 from tests.simulation.truth import micros
 from tests.simulation.world import FATAL, MODEL, REGION, TABLE, Weather, World
@@ -33,6 +33,35 @@ def story() -> Iterator[Story]:
         world.process("drain", lambda engine: engine.drain_table(MODEL))
         assert world.store.newest()[1].state == LIVE
         yield story
+
+
+def test_a_source_that_fails_holds_up_no_drain_of_the_one_that_takes_over() -> None:
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.weather = Weather()
+        world.create("NEW_IMAGE")
+        world.configure("scan", pass_seconds=600)
+        world.process("base", lambda engine: engine.base(MODEL))
+        world.process("drain", lambda engine: engine.drain_table(MODEL))
+        world.source = "kinesis"
+        world.configure("scan", pass_seconds=600)
+        with patch.object(bootstrap, "read_scan", side_effect=Retryable("interrupted")):
+            world.process("base", lambda engine: engine.base(MODEL))
+        assert world.store.newest()[2].state == OPEN
+        for _ in range(20):
+            world.write()
+        refused = lambda asked: FATAL if asked == "GetRecords" else ""  # noqa: E731
+        with patch.object(world, "_fault", refused):
+            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        assert isinstance(found, DrainResult)
+        assert (found.epoch, found.reached_tip) == (2, True)
+        assert found.rows > 10
+        [told] = found.notices
+        assert told.startswith("dynamodb_streams, which readers see until then, could not be")
+        assert "AWS refused the credentials" in told
+        assert found.lag_seconds is not None
+        story._settle()
+        story.truth.check_equal()
 
 
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
