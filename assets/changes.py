@@ -99,7 +99,7 @@ def _told(model: str, outcome: Any) -> str:
     gap = f"; {gap_text(outcome.gaps)}" if outcome.gaps else ""
     notices = "".join(f"; {notice}" for notice in outcome.notices)
     return (
-        f"{model}: {outcome.rows:,} changes from {outcome.shards_read} shards, {tip},"
+        f"{model}: {outcome.rows:,} changes from {outcome.shards_read} {outcome.pieces}, {tip},"
         f" {outcome.seconds:.1f} s{live}{gap}{notices}"
     )
 

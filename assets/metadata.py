@@ -53,6 +53,7 @@ def changes_metadata(
     result: DrainResult, status: TableStatus, passes: Iterable[PassRecord]
 ) -> dict[str, Any]:
     """For a materialization of `<model>/changes`."""
+    is_of_shards = result.pieces == "shards"
     metadata: dict[str, Any] = {
         ROW_COUNT: status.rows,
         "rows": result.rows,
@@ -60,8 +61,8 @@ def changes_metadata(
         "epoch": result.epoch,
         "state": result.state,
         "reached the tip": result.reached_tip,
-        "shards open": result.shards_open,
-        "shards read": result.shards_read,
+        "shards open": result.shards_open if is_of_shards else None,
+        f"{result.pieces} read": result.shards_read,
         "calls to AWS": result.calls,
         "seconds": round(result.seconds, 1),
         "last passes": _table(
@@ -69,8 +70,8 @@ def changes_metadata(
                 "began": f"{each.began_at:%Y-%m-%d %H:%M:%S}",
                 "seconds": round((each.ended_at - each.began_at).total_seconds(), 1),
                 "complete": each.complete,
-                "shards open": each.shards_open,
-                "shards read": each.shards_read,
+                **({"shards open": each.shards_open} if is_of_shards else {}),
+                f"{result.pieces} read": each.shards_read,
                 "calls": each.calls,
             }
             for each in passes
@@ -79,7 +80,7 @@ def changes_metadata(
     if result.lag_seconds is not None:
         metadata["lag seconds"] = round(result.lag_seconds, 1)
     if result.notices:
-        metadata["left out"] = "\n".join(result.notices)
+        metadata["notices"] = "\n".join(result.notices)
     if result.newest_change is not None:
         metadata["newest change"] = dg.MetadataValue.timestamp(result.newest_change)
     return {name: value for name, value in metadata.items() if value is not None}

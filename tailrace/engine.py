@@ -757,6 +757,7 @@ def _together(before: DrainResult, result: DrainResult) -> DrainResult:
         seconds=before.seconds + result.seconds,
         calls=before.calls + result.calls,
         notices=before.notices + result.notices,
+        pieces=" and ".join(dict.fromkeys((before.pieces, result.pieces))),
     )
 
 

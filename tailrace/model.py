@@ -523,7 +523,8 @@ class DrainResult:
     """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
     tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
     age of the proof, by AWS's clock. `calls` to AWS. `notices`: what somebody should know of what
-    was left out, counted. A change may take `delay_seconds` until its source has it."""
+    was left out, counted. A change may take `delay_seconds` until its source has it. `pieces` says
+    what `shards_read` counts: a Firehose's are objects."""
 
     model: str
     epoch: int | None
@@ -542,6 +543,7 @@ class DrainResult:
     calls: int = 0
     notices: tuple[str, ...] = ()
     delay_seconds: float = 0.0
+    pieces: str = "shards"
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,7 @@ def drain(
         seconds=clock.monotonic() - started,
         calls=source.calls,
         delay_seconds=record.delay_seconds,
+        pieces=OBJECTS,
         notices=tuple(f"{what}: {count:,}" for what, count in run.notices.items()),
     )
 
