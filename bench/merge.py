@@ -15,7 +15,7 @@ from typing import Any
 from bench import world
 from bench.measure import in_child, median, stopwatch
 from bench.report import Figure
-from tailrace.config import Config
+from tailrace.config import Config, load_config
 from tailrace.lake.log import ChangeLog
 
 # The merge of each is compared with the first one's.
@@ -38,7 +38,15 @@ def run(size: Size, tell: Callable[[str], None]) -> list[Figure]:
     """The time of a merge into many rows, over the time of one into fewer."""
     sizes = ", ".join(f"{rows:,}" for rows in size.rows)
     tell(f"merge: {size.changes:,} changes into {sizes} rows")
-    found = in_child(merges, rows=size.rows, changes=size.changes, rounds=size.rounds)
+    folder = tempfile.mkdtemp(prefix="tailrace-bench-")
+    try:
+        in_child(make, folder=folder, rows=size.rows)
+        tell("merge: in turns")
+        found = in_child(
+            merges, folder=folder, rows=size.rows, changes=size.changes, rounds=size.rounds
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     walls = found["walls"]
     figures = [
         Figure("merge", f"into {rows:,} rows", median(walls[model]), "s", tuple(walls[model]))
@@ -63,33 +71,37 @@ def _ratio(name: str, ratios: list[float], note: str) -> Figure:
     return Figure("merge", name, value, "×", tuple(ratios), "≤ 2", value <= 2, note)
 
 
-def merges(rows: list[int], changes: int, rounds: int) -> dict[str, Any]:
+def make(folder: str, rows: list[int]) -> dict[str, Any]:
+    """The tables, as their bases left them, and their models."""
+    from tailrace.transform import runner
+
+    config = world.config_of(Path(folder), [f"{{name: {model}}}" for model in TABLES])
+    for model, count in zip(TABLES, rows, strict=True):
+        world.base(config, model, count)
+        runner.build(config, [model]).raise_failures()
+    return {}
+
+
+def merges(folder: str, rows: list[int], changes: int, rounds: int) -> dict[str, Any]:
     """Wall seconds of each merge of each table, and of its history's part in it; the first of
     each, which imports dbt, is not counted."""
     from tailrace.transform import runner
 
-    folder = Path(tempfile.mkdtemp(prefix="tailrace-bench-"))
     walls: dict[str, list[float]] = {model: [] for model in TABLES}
     states: dict[str, list[float]] = {model: [] for model in TABLES}
     sizes = dict(zip(TABLES, rows, strict=True))
-    try:
-        config = world.config_of(folder, [f"{{name: {model}}}" for model in TABLES])
+    config = load_config(Path(folder) / "tailrace.yaml")
+    for number in range(rounds + 1):
         for model, count in sizes.items():
-            world.base(config, model, count)
-            runner.build(config, [model]).raise_failures()
-        for number in range(rounds + 1):
-            for model, count in sizes.items():
-                world.change(config, model, count, changes, number, folder)
-                with stopwatch() as watch:
-                    built = runner.build(config, [model])
-                built.raise_failures()
-                if number:
-                    seconds = {node.name: node.seconds for node in built.nodes}
-                    walls[model].append(watch["wall"])
-                    states[model].append(seconds[f"{model}_states"])
-        _check(config, sizes, changes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            world.change(config, model, count, changes, number, Path(folder))
+            with stopwatch() as watch:
+                built = runner.build(config, [model])
+            built.raise_failures()
+            if number:
+                seconds = {node.name: node.seconds for node in built.nodes}
+                walls[model].append(watch["wall"])
+                states[model].append(seconds[f"{model}_states"])
+    _check(config, sizes, changes)
     return {"walls": walls, "states": states}
 
 
