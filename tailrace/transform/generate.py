@@ -430,7 +430,24 @@ def _public(table: Table, key: Mapping[str, str], sure: Sequence[str]) -> dict[s
             columns[0]["data_tests"].append("unique")
         else:
             model["data_tests"] = [_unique_together(*sure)]
+        if table.split:
+            model.setdefault("data_tests", []).append(_in_one_type(table, sure))
     return model
+
+
+def _in_one_type(table: Table, key: Sequence[str]) -> dict[str, Any]:
+    """A warning: who wants some of the types only is not wrong."""
+    counted = {"severity": "warn", "fail_calc": "coalesce(sum(rows_found), 0)"}
+    return {
+        "in_exactly_one_of": {
+            "name": f"{table.model}_items_of_no_type_or_several",
+            "arguments": {
+                "columns": list(key),
+                "models": [f"ref('{name}')" for name in table.split],
+            },
+            "config": counted,
+        }
+    }
 
 
 def _configure(column: dict[str, Any], attribute: AttributeConfig) -> None:
@@ -440,13 +457,13 @@ def _configure(column: dict[str, Any], attribute: AttributeConfig) -> None:
         column["description"] = _literally(attribute.description)
     if attribute.accepted_values:
         values = [_accepted(value) for value in attribute.accepted_values]
-        tests.append({"accepted_values": {"arguments": {"values": values}}})
+        tests.append({"attribute_accepted_values": {"arguments": {"values": values}}})
     if attribute.relationships:
         to = {
             "to": f"ref('{attribute.relationships.to}')",
             "field": ident(attribute.relationships.field),
         }
-        tests.append({"relationships": {"arguments": to}})
+        tests.append({"attribute_relationships": {"arguments": to}})
 
 
 def _accepted(value: str | bool | int | float) -> str:

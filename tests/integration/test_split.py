@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import build
 
+ROOT = Path(__file__).parents[2]
+
 CONFIG = """
 warehouse: {catalog: 'sqlite:warehouse/catalog.sqlite', data_path: warehouse/data}
 dbt: {project_dir: dbt_project}
@@ -25,6 +28,8 @@ tables:
     attributes:
       type: {accepted_values: [customer, order, "it's"], description: "What {{ it }} is."}
       owner: {relationships: {to: single, field: pk}}
+      typo: {accepted_values: [x]}
+      Nobody's: {relationships: {to: single, field: pk}}
     split:
       customer_items: {key_prefix: {pk: "CUST#"}, description: Who buys.}
       order_items: {attribute: {type: [order, "it's"], "no. {%": 7}}
@@ -45,8 +50,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
         yield Table(config, con, "single")
 
 
-def merged(table: Table, *, tests: bool = False) -> list[str]:
-    result = build(table.config, [table.model], tests=tests)
+def merged(table: Table) -> list[str]:
+    result = build(table.config, [table.model])
     result.raise_failures()
     return [node.name for node in result.nodes]
 
@@ -78,7 +83,13 @@ def test_each_item_type_has_a_model_with_the_columns_that_its_items_use(single: 
         item("X#1", odd={"BOOL": True}),
     )
     single.go_live(1)
-    merged(single, tests=True)
+    generate(single.config)  # as the key is known now
+    result = build(single.config, [single.model], tests=True)
+    result.raise_failures()
+    [told] = [node for node in result.nodes if node.name == "single_items_of_no_type_or_several"]
+    assert (told.status, told.rows) == ("warn", 2), "O#1 and O#2 are other items, too"
+    lacking = [note.partition(" has no column ")[2] for note in result.notes]
+    assert [note.split(" yet:")[0] for note in lacking if note] == ['"typo"', '"Nobody\'s"']
     assert shown(single, "customer_items") == (["CUST#1"], ["pk", "name", "type"])
     orders = ["pk", "no. {%", "owner", "total", "type"]
     assert shown(single, "order_items") == (["O#1", "O#2"], orders)
@@ -102,10 +113,20 @@ def test_dbt_by_hand_builds_tests_documents_and_tells_freshness(single: Table) -
         " ('single', 90, 1, 'pass', {complete: true, began_at: now()::VARCHAR}::JSON, now())"
     )
     project = single.config.dbt.project_dir
+    page = (ROOT / "docs" / "analysts.md").read_text()
+    [exposures] = re.findall("(?s)```yaml\n([^`]*exposures:.*?)```", page)
+    exposures = exposures.replace("'orders'", "'order_items'").replace("'customers'", "'single'")
+    (project / "models" / "exposures.yml").write_text(exposures)
     assert "ERROR=0" in dbt(single.config.path, project, "build")
     dbt(single.config.path, project, "docs", "generate")
     catalog = json.loads((project / "target" / "catalog.json").read_text())
     assert "no. {%" in catalog["nodes"]["model.tailrace.order_items"]["columns"]
+    manifest = json.loads((project / "target" / "manifest.json").read_text())
+    exposure = manifest["exposures"]["exposure.tailrace.weekly_revenue"]
+    assert exposure["depends_on"]["nodes"] == [
+        "model.tailrace.order_items",
+        "model.tailrace.single",
+    ]
     assert "PASS freshness of changes.single" in dbt(
         single.config.path, project, "source", "freshness"
     )

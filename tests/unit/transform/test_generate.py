@@ -217,9 +217,14 @@ def test_what_is_said_of_an_attribute_becomes_its_column_s_tests(tmp_path: Path)
     columns = {each["name"]: each for each in models_of(tmp_path, "orders")["orders"]["columns"]}
     assert columns["state"]["description"] == '{{ "Where {{ it }} is." }}'
     [accepted] = columns["state"]["data_tests"]
-    assert accepted["accepted_values"]["arguments"]["values"] == ["new", "it''s", "7", "true"]
+    assert accepted["attribute_accepted_values"]["arguments"]["values"] == [
+        "new",
+        "it''s",
+        "7",
+        "true",
+    ]
     [related] = columns["who"]["data_tests"]
-    assert related["relationships"]["arguments"] == {
+    assert related["attribute_relationships"]["arguments"] == {
         "to": "ref('customers')",
         "field": '"the id"',
     }
