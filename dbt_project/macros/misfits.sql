@@ -1,10 +1,16 @@
 {#- The columns of <model>_latest that lack values, because these do not fit their types: attribute,
     type, values_found, example_key. The values themselves are in `_image`. One pass, which takes
-    only those images apart whose row lacks anything. -#}
+    only those images apart whose row lacks anything; of a frozen schema another, for what its STRUCTs
+    lack within. -#}
 
 {%- macro misfits(model) -%}
 {%- set latest = ref(model ~ '_latest') -%}
-{{ adapter.dispatch('misfits')(latest, typed_columns(model, latest)) }}
+{%- set columns = typed_columns(model, latest) -%}
+{%- set members = [] -%}
+{%- for column in columns if model_meta(model).schema == 'frozen' and 'STRUCT(' in column.type -%}
+    {%- do members.extend(member_misfits(latest, column)) -%}
+{%- endfor -%}
+{{ adapter.dispatch('misfits')(latest, columns, members) }}
 {%- endmacro -%}
 
 {#- The columns that do not take in every value, as they stand -#}
@@ -26,7 +32,7 @@
     {{ return(typed) }}
 {%- endmacro -%}
 
-{%- macro duckdb__misfits(latest, columns) -%}
+{%- macro duckdb__misfits(latest, columns, members=[]) -%}
 {%- if not columns -%}
 select null as attribute, 0 as values_found where false
 {%- else -%}
@@ -76,5 +82,15 @@ from (
     from counted
 )
 where values_found > 0
+{%- for member in members %}
+union all
+select
+    '{{ member.attribute | replace("'", "''") }}',
+    {{ "'" ~ member.type | replace("'", "''") ~ "'" if member.type else 'null' }},
+    sum({{ member.count }}),
+    min(_key) filter ({{ member.count }} > 0)
+from {{ latest }}
+where _image is not null
+{%- endfor %}
 {%- endif -%}
 {%- endmacro -%}

@@ -227,7 +227,7 @@ def _nodes_of(config: Config, models: Iterable[str]) -> list[str]:
 def _due(
     config: Config, models: Sequence[str], state: _State, stamps: Mapping[str, str]
 ) -> list[str]:
-    """The whole chain where a relation is missing or what it is made from has changed since it was
+    """The whole chain where a view is missing or what it is made from has changed since it was
     built here, else the tables alone."""
     known = _built(config)
     nodes: list[str] = []
@@ -235,7 +235,8 @@ def _due(
         if model not in state.logs:
             continue
         table = config.table(model)
-        whole = set(table.nodes) <= state.relations and known.get(model) == stamps[model]
+        views = set(table.nodes) - set(table.filled)
+        whole = views <= state.relations and known.get(model) == stamps[model]
         nodes += table.filled if whole else table.nodes
     return nodes
 

@@ -40,6 +40,7 @@ tables:
     attributes:
       lines: {rows: lines}
   - {name: contract}
+  - {name: sealed, attributes: {doc: {type: struct}}}
   - {name: flapping}
   - {name: hostile}
 """
@@ -298,6 +299,37 @@ def test_a_frozen_schema_lets_nothing_in_until_it_may_evolve_again(world: World)
     result = merge(things)
     assert rebuilt(result) != []
     assert differences(things) == []
+
+
+def test_what_a_frozen_struct_lacks_of_its_documents_is_counted(world: World) -> None:
+    things = world.table("sealed")
+    known = {"it's": n(1), 'b "c"': m(z=s("z")), "l": li(m(k=n(1))), "same": m(a=s("x"))}
+    started(things, item("a", doc=m(**known)))
+    merge(things)
+    things.config = world.configure("{name: sealed,", "{name: sealed, schema: frozen,")
+    things.stream(
+        1,
+        (1, item("b", doc=m(**known | {'b "c"': m(later=s("x"), z=s("z"))})), item("b")),
+        (2, item("c", doc=m(new=NULL, l=li(m(k=s("1")), m(k2=s("x")), m(k2=n(1))))), item("c")),
+        (3, item("d", doc=m(new=m(a=n(1)), same=s("x"), l=li(NULL, m(k2=s("x"))))), item("d")),
+    )
+    result = merge(things, tests=True)
+    assert rebuilt(result) == []
+    [misfits] = [node for node in result.nodes if node.name == "sealed_values_that_do_not_fit"]
+    assert (misfits.status, misfits.rows) == ("warn", 7)
+    compiled = world.config.dbt.project_dir / "target" / "compiled"
+    [sql] = compiled.rglob("sealed_values_that_do_not_fit.sql")
+    assert {
+        (row["attribute"], row["type"], row["values_found"], row["example_key"][-4])
+        for row in query(things.con, sql.read_text())
+    } == {
+        ('doc.b "c".later', None, 1, "b"),
+        ("doc.new", None, 1, "d"),
+        ("doc.same", "STRUCT", 1, "d"),
+        ("doc.l.k", "BIGINT", 1, "c"),
+        ("doc.l.k2", None, 2, "c"),
+        ("doc.l.k2", None, 1, "c"),
+    }
 
 
 def test_a_type_that_changes_all_the_time_is_soon_settled_and_loses_nothing(world: World) -> None:
