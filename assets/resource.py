@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from tailrace.config import Config, load_config
+from tailrace.errors import interruptible
 
 if TYPE_CHECKING:
     from tailrace.engine import Engine
@@ -44,7 +45,7 @@ class TailraceResource(dg.ConfigurableResource):
         Raises what `Engine.open` raises."""
         from tailrace.engine import Engine
 
-        with Engine.open(self.config, progress=progress) as engine:
+        with Engine.open(self.config, progress=progress) as engine, interruptible():
             yield engine
 
     def look(self, through: Callable[[Engine], Result]) -> Result:
@@ -65,7 +66,8 @@ class TailraceResource(dg.ConfigurableResource):
         """Runs dbt in this process; see tailrace.transform.runner.build."""
         from tailrace.transform import runner
 
-        return runner.build(self.config, models, tests=tests)
+        with interruptible():
+            return runner.build(self.config, models, tests=tests)
 
 
 class _KeptOpen:

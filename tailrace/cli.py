@@ -27,7 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from tailrace import __version__
-from tailrace.errors import ConfigError, TailraceError, Terminal
+from tailrace.errors import ConfigError, TailraceError, Terminal, interruptible
 from tailrace.model import (
     SAMPLE_ITEMS,
     BaseProgress,
@@ -900,7 +900,8 @@ def _interruptible(
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt as told:
         reporter.__exit__()
         terminated = isinstance(told, _Terminated)

@@ -359,7 +359,11 @@ class Engine:
                 return error
 
         with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="drain") as pool:
-            return dict(zip(models, pool.map(one, models), strict=True))
+            try:
+                return dict(zip(models, pool.map(one, models), strict=True))
+            except BaseException:  # told to end: the passes end at their next step
+                self.stop.set()
+                raise
 
     def drain_table(self, model: str, *, thrifty: bool = False) -> DrainResult:
         """One bounded pass over a table's stream; see tailrace.capture.drain.drain. A `thrifty`

@@ -6,6 +6,9 @@ worth another try is decided here and nowhere else: `Retryable` is, the others a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TailraceError(Exception):
     """Base of every failure that Tailrace explains. `remedy` says what to do next."""
@@ -59,3 +62,16 @@ class IteratorExpired(Retryable):
 
 class Trimmed(TailraceError):
     """A position has left the stream's retention: records after it may be lost."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raises what a signal's handler has raised as it was raised: a DuckDB that is at work then
+    tells of it as a RuntimeError of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = error.__cause__
+        if told is None or isinstance(told, Exception):
+            raise
+        raise told from None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,17 @@ class Home:
         ) as context:
             return sensor(context)  # type: ignore[return-value]
 
+    def obey(self, request: dg.RunRequest) -> dg.JobExecutionResult:
+        """The run that the sensor asked for."""
+        with dg.execute_job(
+            dg.reconstructable(globals()[str(request.job_name)]),
+            self.instance,
+            run_config=request.run_config,
+            asset_selection=request.asset_selection,
+            tags=dict(request.tags),
+        ) as result:
+            return result
+
     def rows(self, sql: str) -> list[tuple[object, ...]]:
         con = connect(self.config.warehouse, read_only=True)
         try:
@@ -100,6 +112,33 @@ class Home:
 
     def killed_in(self, job: str, line: str) -> None:
         """Starts a run in a process of its own and kills it once its log says `line`."""
+        with self._running(job, line) as process:
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+
+    def terminated_in(self, job: str, line: str) -> None:
+        """Starts a run likewise, and ends it as the launcher does for a person who terminates it:
+        nothing in it looks like a failure."""
+        with self._running(job, line) as process:
+            [run] = self.instance.get_runs(limit=1)
+            self.instance.report_run_canceling(run)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=15)
+        ended = self.instance.get_run_by_id(run.run_id)
+        assert ended is not None
+        assert ended.status == dg.DagsterRunStatus.CANCELED
+        failures = [
+            event.step_failure_data.error.to_string()
+            for entry in self.instance.all_logs(run.run_id)
+            if (event := entry.dagster_event) and event.is_step_failure
+        ]
+        assert len(failures) == 1
+        assert "DagsterExecutionInterruptedError" in failures[0]
+        assert "What to do" not in failures[0]
+
+    @contextmanager
+    def _running(self, job: str, line: str) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, job],
             stderr=subprocess.PIPE,
@@ -112,10 +151,9 @@ class Home:
         for text in process.stderr:
             seen.append(text)
             if line in text:
-                process.send_signal(signal.SIGKILL)
                 break
-        process.wait(60)
-        assert process.returncode == -signal.SIGKILL, "".join(seen)
+        assert process.poll() is None, "".join(seen)
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +166,19 @@ def dbt_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(
     aws: Aws, tmp_path: Path, dbt_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
+    with housed(aws, tmp_path, dbt_project, monkeypatch) as home:
+        yield home
+
+
+@contextmanager
+def housed(
+    aws: Aws,
+    folder: Path,
+    dbt_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: str = "",
+) -> Iterator[Home]:
+    """Two tables that are filled, to be read by scan; `more` is said of each in tailrace.yaml."""
     without_margin(monkeypatch)
     # What a person materializes, its checks are evaluated with: a sample is compared each time.
     monkeypatch.setattr(reconcile, "SLACK", timedelta(0))
@@ -135,17 +186,17 @@ def home(
     orders, customers = aws.name("orders"), aws.name("customers")
     workload.create_shop(aws.dynamodb, orders, customers)
     workload.seed_shop(aws.dynamodb, orders, customers, order_count=300, customer_count=60)
-    path = tmp_path / "tailrace.yaml"
+    path = folder / "tailrace.yaml"
     path.write_text(
         f"""
         dbt: {{project_dir: {dbt_project}}}
         tables:
-          - {{name: {orders}, model: orders, base: {{method: scan, segments: 2}}}}
-          - {{name: {customers}, model: customers, base: {{method: scan, segments: 1}}}}
+          - {{name: {orders}, model: orders, base: {{method: scan, segments: 2}}{more}}}
+          - {{name: {customers}, model: customers, base: {{method: scan, segments: 1}}{more}}}
         """
     )
     monkeypatch.setenv(CONFIG_VARIABLE, str(path))
-    root = tmp_path / "dagster"
+    root = folder / "dagster"
     root.mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(root))
     with dg.DagsterInstance.from_config(str(root)) as instance:
@@ -225,6 +276,70 @@ def test_from_the_first_tick_to_rows_that_an_analyst_queries(aws: Aws, home: Hom
     assert all(evaluation.passed for evaluation in evaluations)
 
 
+def test_the_sensor_sees_a_table_through_an_outage_and_its_repair(
+    own_aws: Aws, tmp_path: Path, dbt_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is run but what its ticks ask for; the other table is repaired beside it."""
+    repair = f", repair: {{bucket: {own_aws.bucket()}}}"
+    assert own_aws.server is not None
+    with housed(own_aws, tmp_path, dbt_project, monkeypatch, repair) as home:
+        own_aws.server.control("advance", seconds=3600)
+        assert jobs(ticked(home)) == [["bootstrap", "bootstrap"], ["minute"]]
+        own_aws.server.control("advance", seconds=30 * 3600)
+        for model in home.config.models:
+            churned(own_aws, home, model, 60)
+        [found] = home.tick().run_requests or ()
+        result = home.obey(found)
+        assert coverage(result) == {"orders": False, "customers": False}
+        repairs = home.tick()
+        assert [(each.job_name, each.run_key) for each in repairs.run_requests or ()] == [
+            ("bootstrap", f"repair-{model}-after-{last_base(home, model)}")
+            for model in home.config.models
+        ]
+        assert {each.check_name for each in repairs.asset_events} == {"coverage"}
+        done = ticked(home)
+        assert jobs(done) == [["bootstrap", "bootstrap"], ["minute"]]
+        [(_, last)] = done[-1]
+        assert coverage(last) == {"orders": True, "customers": True}
+        for model in home.config.models:
+            assert_equal(home.config, own_aws.dynamodb, home.config.table(model).name, model)
+        assert home.rows(
+            "SELECT model, kind FROM lake.tailrace.epochs WHERE epoch = 2 AND state = 'live'"
+            " ORDER BY ALL"
+        ) == [("customers", "incremental"), ("orders", "incremental")]
+
+
+def ticked(home: Home) -> list[list[tuple[str, dg.JobExecutionResult]]]:
+    """Obeys the sensor until a tick of it asks for nothing: the jobs and what became of them, tick
+    by tick."""
+    done: list[list[tuple[str, dg.JobExecutionResult]]] = []
+    for _ in range(6):
+        requests = home.tick().run_requests or ()
+        if not requests:
+            return done
+        done.append([(str(each.job_name), home.obey(each)) for each in requests])
+    raise AssertionError(f"it asks on and on: {done}")
+
+
+def jobs(done: list[list[tuple[str, dg.JobExecutionResult]]]) -> list[list[str]]:
+    assert all(result.success for tick in done for _, result in tick)
+    return [[name for name, _ in tick] for tick in done]
+
+
+def last_base(home: Home, model: str) -> str:
+    planned = home.instance.get_latest_planned_materialization_info(names.base_key(model))
+    assert planned is not None
+    return planned.run_id
+
+
+def coverage(result: dg.JobExecutionResult) -> dict[str, bool]:
+    evaluations = [event.asset_check_evaluation_data for event in result.all_events
+                   if event.event_type_value == "ASSET_CHECK_EVALUATION"]  # fmt: skip
+    return {
+        each.asset_key.path[0]: each.passed for each in evaluations if each.check_name == "coverage"
+    }
+
+
 def test_a_table_that_cannot_be_drained_holds_up_no_other(aws: Aws, home: Home) -> None:
     for model in home.config.models:
         assert home.run(bootstrap, [model]).success
@@ -292,17 +407,21 @@ def test_a_warehouse_that_cannot_be_opened_turns_the_tick_red(home: Home) -> Non
         home.tick()
 
 
-def test_a_base_whose_process_is_killed_goes_on_and_ends_equal(aws: Aws, home: Home) -> None:
+def test_a_base_that_a_person_terminates_ends_at_once_and_the_next_goes_on_from_there(
+    aws: Aws, home: Home
+) -> None:
     as_it_is = home.config.path.read_text()
-    home.config.path.write_text(as_it_is.replace("segments: 2", "segments: 2, max_rcu: 20"))
-    home.killed_in("bootstrap", "orders: ")
+    home.config.path.write_text(as_it_is.replace("segments: 2", "segments: 2, max_rcu: 2"))
+    home.terminated_in("bootstrap", "orders: ")
     home.config.path.write_text(as_it_is)
-    assert home.rows("SELECT DISTINCT state FROM lake.tailrace.epochs WHERE model = 'orders'") == [
-        ("open",)
-    ]
+    assert not [each for each in home.tick().run_requests or () if "orders" in str(each.run_key)]
     churned(aws, home, "orders")
     assert home.run(bootstrap, ["orders"]).success
     assert home.run(minute, ["orders"]).success
+    assert home.rows(
+        "SELECT epoch, max_by(state, batch) FROM lake.tailrace.epochs WHERE model = 'orders'"
+        " GROUP BY epoch"
+    ) == [(1, "live")]
     assert_equal(home.config, aws.dynamodb, home.config.table("orders").name, "orders")
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -725,15 +726,24 @@ def test_sync_writes_the_dbt_files_of_a_table_that_has_none_and_no_others(folder
 # --------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.parametrize("is_in_duckdb", [False, True])
 @pytest.mark.parametrize(
     ("signalled", "code", "said"),
     [(signal.SIGINT, 130, "Interrupted. "), (signal.SIGTERM, 143, "Terminated. ")],
 )
 def test_a_signal_ends_a_command_which_says_that_nothing_is_lost(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, signalled: int, code: int, said: str
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signalled: int,
+    code: int,
+    said: str,
+    is_in_duckdb: bool,
 ) -> None:
     def drain(engine: FakeEngine, models: Sequence[str]) -> dict[str, DrainResult | Exception]:
-        os.kill(os.getpid(), signalled)
+        threading.Timer(0.2, os.kill, (os.getpid(), signalled)).start()
+        if is_in_duckdb:
+            endless = "SELECT count(*) FROM range(10_000_000_000_000) WHERE range % 7 = 3"
+            duckdb.connect().execute(endless).fetchall()
         time.sleep(10)
         raise AssertionError("still running")
 
