@@ -15,9 +15,7 @@
     {%- set values = [] -%}
     {%- for column in columns -%}
         {%- if column.structure -%}
-            {%- do structures.append(column) -%}
-            {%- do values.append(
-                structure_value(column.structure, '_structure_' ~ structures | length)) -%}
+            {%- do values.append(structure_value(column.structure, structure_place(structures, column))) -%}
         {%- elif column.exact or column.type == 'JSON' or column.type.startswith('MAP(') -%}
             {%- do texts.append(json_pointer(column.path)) -%}
             {%- set text = '_texts[' ~ texts | length ~ ']' -%}
@@ -61,17 +59,27 @@ from (
         {%- if texts %},
         json_extract_string(coalesce(_image::varchar, _key), [{{ texts | join(', ') }}]) as _texts
         {%- endif -%}
-        {%- for column in structures %},
-        json_transform(
-            json_extract(_image, {{ json_pointer(column.path) }}),
-            '{{ tojson(structure_shape(column.structure)) | replace("'", "''") }}'
-        ) as _structure_{{ loop.index }}
+        {%- for group in structures %},
+        json_transform(_image, '{{ tojson(group) | replace("'", "''") }}') as _structures_{{ loop.index }}
         {%- endfor %}
     from {{ relation }}
     {%- for step in steps %}
     ) as {{ step }}_next
     {%- endfor %}
 ) as extracted
+{%- endmacro -%}
+
+{#- SQL: where json_transform puts what it reads of a document. `shapes` is what is read in one pass,
+    and in another, where names of attributes differ only in case: as a STRUCT's they would be one. -#}
+{%- macro structure_place(shapes, column) -%}
+    {%- set others = [] -%}
+    {%- for shape in shapes if column.path | lower in shape | map('lower') -%}
+        {%- do others.append(shape) -%}
+    {%- endfor -%}
+    {%- if others | length == shapes | length -%}{%- do shapes.append({}) -%}{%- endif -%}
+    {%- do shapes[others | length].update({column.path: structure_shape(column.structure)}) -%}
+    {{ return('struct_extract(_structures_' ~ (others | length + 1) ~ ", '"
+              ~ column.path | replace("'", "''") ~ "')") }}
 {%- endmacro -%}
 
 {%- macro json_pointer(path, tag=none) -%}

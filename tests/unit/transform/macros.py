@@ -6,6 +6,7 @@ dbt.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def load() -> SimpleNamespace:
             dispatch=lambda name: macros[f"duckdb__{name}"], quote=lambda name: f'"{name}"'
         ),
         modules=SimpleNamespace(re=re),
-        tojson=lambda value: environment.filters["tojson"](value),
+        tojson=json.dumps,
     )
     environment.globals["return"] = _return
     texts = "\n".join(file.read_text() for file in sorted(FOLDER.glob("*.sql")))

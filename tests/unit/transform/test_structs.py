@@ -126,3 +126,18 @@ def test_any_documents_come_out_as_their_structure_says(values: list[dict[str, A
     assert [same(*pair) for pair in zip(found, expected(list(values)), strict=True)] == [
         True
     ] * len(values), (found, expected(list(values)), tree)
+
+
+def test_attributes_of_nearly_one_name_are_structs_of_their_own() -> None:
+    names = ["a", "A", "it's", 'say "x"', "é", "É", "a.b/~"]
+    image = {name: {"M": {"of": {"S": name}}} for name in names}
+    tree = {"M": {"of": {"S": {}}}}
+    columns = [
+        {"name": f"c{place}", "path": name, "structure": tree, "type": "STRUCT(of VARCHAR)"}
+        for place, name in enumerate(names)
+    ]
+    con = duckdb.connect()
+    con.execute("CREATE TABLE items AS SELECT ?::JSON AS _image", [json.dumps(image)])
+    shown = con.execute(MACROS.attribute_values("items", columns, ["_image"])).fetchone()
+    assert shown is not None
+    assert list(shown[1:]) == [{"of": name} for name in names]
