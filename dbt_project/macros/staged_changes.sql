@@ -23,11 +23,13 @@ first_live as (
     select min(batch) as batch from live
 ),
 
--- Until such an epoch is live, its stream may be behind what readers see.
+-- Until such an epoch is live, its stream may be behind what readers see: the rows of before its
+-- base, too, which count as of the epoch before.
 overlapping as not materialized (
-    select distinct epoch
-    from {{ epochs.include(database=false) }}
-    where model = '{{ model }}' and (detail->>'$.overlaps') = 'true'
+    select distinct epochs.epoch, live.batch
+    from {{ epochs.include(database=false) }} as epochs
+    left join live on live.epoch = epochs.epoch
+    where epochs.model = '{{ model }}' and (epochs.detail->>'$.overlaps') = 'true'
 )
 
 select
@@ -43,7 +45,7 @@ select
     log.landed_at,
     case
         when {{ version_is_base('log.version') }} then live.batch
-        when overlapping.epoch is not null then greatest(log.batch, live.batch)
+        when overlapping.epoch is not null then greatest(log.batch, overlapping.batch)
         when first_live.batch is not null then greatest(log.batch, first_live.batch)
     end as visible_batch,
     log.rowid as log_row
@@ -52,8 +54,8 @@ cross join first_live
 left join live on live.epoch = log.epoch
 left join overlapping on overlapping.epoch = {{ version_epoch('log.version') }}
 where case
-    when {{ version_is_base('log.version') }} or overlapping.epoch is not null
-        then live.batch is not null
+    when {{ version_is_base('log.version') }} then live.batch is not null
+    when overlapping.epoch is not null then overlapping.batch is not null
     else first_live.batch is not null
 end
 {%- endmacro -%}

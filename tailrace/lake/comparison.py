@@ -165,7 +165,7 @@ class Comparison:
             [self._model],
         )
         visible = (
-            f"epoch IN ({', '.join(map(str, live))})"
+            f"{epoch_sql('version')} IN ({', '.join(map(str, live))})"
             f" OR NOT {is_base_sql('version')} AND {epoch_sql('version')} NOT IN ({waiting})"
         )
         return f"""

@@ -86,15 +86,19 @@ class Table:
     live: dict[int, tuple[int, str]] = field(default_factory=dict)
     live_at: dict[int, datetime] = field(default_factory=dict)
     seen: list[tuple[int, str, str]] = field(default_factory=list)
+    overlapping: set[int] = field(default_factory=set)
 
     def after(self, seconds: float) -> Table:
         """The table, that much later."""
         self.clock += timedelta(seconds=seconds)
         return self
 
-    def open(self, epoch: int, kind: str = "full") -> None:
-        """Opens an epoch: a batch of its own."""
+    def open(self, epoch: int, kind: str = "full", *, overlaps: bool = False) -> None:
+        """Opens an epoch: a batch of its own. Where its stream `overlaps` the one before it, what
+        it tells waits until it is live."""
         con = self.con
+        if overlaps:
+            self.overlapping.add(epoch)
         create_control_tables(con)
         create_log(con, self.model)
         self.batch += 1
@@ -154,13 +158,19 @@ class Table:
             old,
         )
 
+    def shown(self, row: Row) -> bool:
+        """Whether anyone may see a row now."""
+        waits = row.phase == 0 or row.epoch + row.prior in self.overlapping
+        return bool(self.live) and (not waits or row.epoch + row.prior in self.live)
+
     def key_of(self, item: Item) -> str:
         return _json({name: item[name] for name in self.key})
 
     def _epoch(self, con: duckdb.DuckDBPyConnection, epoch: int, kind: str, state: str) -> None:
+        detail = '{"overlaps": true}' if epoch in self.overlapping else None
         con.execute(
-            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, 'scan', ?, '', '', NULL, ?)",
-            [self.model, self.batch, epoch, kind, state, self.clock],
+            "INSERT INTO tailrace.epochs VALUES (?, ?, ?, ?, 'scan', ?, '', '', ?, ?)",
+            [self.model, self.batch, epoch, kind, state, detail, self.clock],
         )
 
     def _land(
@@ -235,7 +245,7 @@ def expected_items(table: Table) -> dict[str, dict[str, Any]]:
         return {}
     newest: dict[str, Row] = {}
     for row in table.rows:
-        if row.phase == 0 and row.epoch not in table.live:
+        if not table.shown(row):
             continue
         if row.key not in newest or row.version > newest[row.key].version:
             newest[row.key] = row
@@ -416,7 +426,7 @@ def expected_history(table: Table) -> dict[str, list[State]]:
     """Every key's states in their order, told from the log row by row."""
     rows: dict[str, list[Row]] = {}
     for row in sorted(table.rows, key=lambda each: each.version):
-        if table.live and (row.phase == 1 or row.epoch in table.live):
+        if table.shown(row):
             rows.setdefault(row.key, []).append(row)
     return {key: _states(table, of_key) for key, of_key in rows.items()}
 

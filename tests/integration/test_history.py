@@ -24,7 +24,7 @@ from tailrace.transform.generate import generate
 from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
-MODELS = 20
+MODELS = 21
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -339,6 +339,42 @@ def test_a_repair_fills_the_gap_and_keeps_what_it_does_not_mention(things: Table
         (1, None, "seen", 1, "MODIFY"),
     ]
     assert history_differences(things) == []
+
+
+def test_a_table_that_is_taken_over_from_another_source_has_one_past(things: Table) -> None:
+    """The old source is drained on meanwhile; what the new one tells of the same changes waits
+    until it is live, and is then told a second time, without duration."""
+    started(things, item("a", x=n(1)), item("b", x=n(1)))
+    things.after(10).stream(1, (1, item("a", x=n(2)), item("a")))
+    merge(things)
+    things.after(10).open(2, overlaps=True)
+    things.clock = START + timedelta(seconds=10)
+    things.stream(2, (10_000, item("a", x=n(2)), item("a")), prior=True)
+    things.clock = START + timedelta(seconds=25)
+    things.base(2, item("a", x=n(2)), item("b", x=n(1)))
+    things.after(5).stream(2, (30_000, item("a", x=n(3)), item("a")))
+    merge(things)
+    assert life(things, "x", "pk = 'a'") == [(0, 10, 1), (10, None, 2)]
+    assert differences(things) == history_differences(things) == []
+    things.stream(1, (2, item("a", x=n(3)), item("a")))
+    things.stream(1, (3, None, item("b")))
+    merge(things)
+    before = life(things, "pk, x, _op")
+    assert differences(things) == history_differences(things) == []
+    things.stream(2, (30_001, None, item("b")))
+    things.after(10).go_live(2)
+    things.after(10).stream(2, (50_000, item("a", x=n(4)), item("a")))
+    merge(things)
+    now = [row for row in life(things, "pk, x, _op") if row[0] != row[1]]
+    assert [row[2:] for row in now] == [
+        *(("a", x, op) for x, op in ((1, "READ"), (2, "MODIFY"), (3, "MODIFY"), (4, "MODIFY"))),
+        *(("b", 1, "READ"), ("b", None, "REMOVE")),
+    ]
+    assert [row[0] for row in now] == [0, 10, 30, 50, 0, 30]
+    assert [row[:1] + row[2:] for row in before] == [
+        row[:1] + row[2:] for row in now if row[0] < 50
+    ]
+    assert differences(things) == history_differences(things) == []
 
 
 def test_an_epoch_that_is_not_live_has_no_past(things: Table) -> None:

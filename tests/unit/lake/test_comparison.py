@@ -384,6 +384,17 @@ def test_the_base_of_an_epoch_that_is_not_live_is_not_seen_but_its_stream_is(lak
     assert lake.compare(item(1), item(2, "seen")).count == 0
 
 
+def test_what_a_source_that_takes_over_tells_of_before_waits_until_it_is_live(lake: Lake) -> None:
+    lake.epoch = replace(lake.epoch, detail={"overlaps": True})
+    lake.open()
+    lake.put(-3600, item(1, "older than what readers have seen"))
+    lake.put(30, item(2, "newer"))
+    assert lake.compare(item(1), item(2)).count == 0
+    lake.base(item(1), item(2), seconds=20)
+    lake.live()
+    assert lake.compare(item(1), item(2, "newer")).count == 0
+
+
 def test_what_a_new_full_base_does_not_hold_counts_as_deleted(lake: Lake) -> None:
     lake.put(5, item(3))
     lake.open()
