@@ -138,16 +138,17 @@ def _config(folder: str) -> Config:
 
 def build(folder: str) -> dict[str, Any]:
     """Makes the typed table from the log, anew; its history, which is made already, stays. Of both
-    ways the imports are not counted, nor of ours that dbt reads its project."""
+    ways neither the imports are counted nor that the lake is attached, nor of ours that dbt reads
+    its project."""
     import dbt.cli.main  # noqa: F401
 
-    from tailrace.transform import runner
+    from tailrace.transform import plugin, runner
 
     config = _config(folder)
     runner._manifest(config)
     with ChangeLog(config.warehouse) as log:
         log._con.execute(f"DROP TABLE analytics.{MODEL}_latest")
-    with stopwatch() as spent:
+    with plugin.working_on(config), stopwatch() as spent:
         runner.build(config, [MODEL]).raise_failures()
     with connect(config.warehouse, read_only=True) as con:
         ((rows,),) = con.execute(f"SELECT count(*) FROM analytics.{MODEL}").fetchall()

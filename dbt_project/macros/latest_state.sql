@@ -34,6 +34,11 @@ visible as not materialized (
     {%- endif %}
 ),
 
+-- Most keys have one row only: there is nothing to rank then.
+several as (
+    select key from visible group by key having count(*) > 1
+),
+
 -- Ranked by row number, so that sorting never carries an image.
 ranked as (
     select
@@ -41,17 +46,18 @@ ranked as (
         max(visible_batch) over (partition by key) as merged_batch,
         row_number() over (partition by key order by version desc, log_row desc) as place
     from visible
+    where key in (select key from several)
 ),
 
 -- What is older than the newest full base and not in it was deleted meanwhile: it is gone.
 winners as (
     select
         visible.*,
-        ranked.merged_batch,
+        coalesce(ranked.merged_batch, visible.visible_batch) as merged_batch,
         {{ version_wins(version_floor(full.epoch), 'visible.version') if full else 'false' }} as gone
     from visible
-    inner join ranked on ranked.log_row = visible.log_row
-    where ranked.place = 1
+    left join ranked on ranked.log_row = visible.log_row
+    where ranked.place = 1 or ranked.place is null
 ),
 
 states as (
