@@ -25,6 +25,7 @@ from tailrace.capture import bootstrap, coverage, deliveries, drain, reconcile
 from tailrace.capture.ports import Stream, StreamSource
 from tailrace.capture.privacy import noted_in
 from tailrace.capture.privacy import require_same as require_same_privacy
+from tailrace.capture.private import PrivateScan, PrivateStream
 from tailrace.capture.retry import retried
 from tailrace.capture.stop import Stop
 from tailrace.config import Config, ExportBase, ScanBase, Table
@@ -60,7 +61,6 @@ from tailrace.sources.aws import Aws
 from tailrace.sources.export import TableExport
 from tailrace.sources.firehose import FirehoseSource
 from tailrace.sources.kinesis import Pages
-from tailrace.sources.private import PrivateScan, PrivateStream
 from tailrace.sources.registry import stream_source
 from tailrace.sources.scan import TableScan
 from tailrace.sources.tables import describe_table, point_in_time_recovery

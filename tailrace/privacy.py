@@ -1,6 +1,6 @@
 """What must not be seen: attributes that are left out, hashed or masked before anything is written.
 
-The sources change what AWS sent while it is in memory (tailrace.sources.private), so nothing behind
+The sources change what AWS sent while it is in memory (tailrace.capture.private), so nothing behind
 them, no file, table, log or error, ever holds the plain value. This is the change itself, of bytes;
 which attributes it is for stands in tailrace.yaml, and that it stays the same within an epoch is
 left to capture/. Names are those of an item's top level.

@@ -20,6 +20,7 @@ import pytest
 from tailrace.capture import bootstrap, drain
 from tailrace.capture.bootstrap import Bootstrap
 from tailrace.capture.privacy import require_same
+from tailrace.capture.private import PrivateScan, PrivateStream
 from tailrace.errors import ConfigError, CorruptExport, Terminal
 from tailrace.model import (
     Epoch,
@@ -33,7 +34,6 @@ from tailrace.model import (
 from tailrace.privacy import SALT_VARIABLE, Privacy
 from tailrace.sources.delivered import take_apart
 from tailrace.sources.export import unpack
-from tailrace.sources.private import PrivateScan, PrivateStream
 from tests.unit.capture.fakes import (
     NOW,
     STREAM,

@@ -5,32 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
+from tailrace.capture.ports import Sample, Stream
 from tailrace.errors import Terminal
 from tailrace.model import ItemPage, RecordPage, ScanPage, Shard, StreamTraits
 from tailrace.privacy import Privacy
-from tailrace.sources.scan import TableScan
-
-
-class _Stream(Protocol):
-    @property
-    def traits(self) -> StreamTraits: ...
-    @property
-    def calls(self) -> int: ...
-    @property
-    def notices(self) -> tuple[str, ...]: ...
-    def shards(self, stream_arn: str) -> list[Shard]: ...
-    def children(self, stream_arn: str, shard: str) -> list[Shard]: ...
-    def iterator(self, stream_arn: str, shard: str, after: str | None) -> str: ...
-    def read(self, iterator: str, shard: str, limit: int = ...) -> RecordPage: ...
-    def whole(self, page: RecordPage) -> RecordPage: ...
 
 
 class PrivateScan:
-    """A TableScan of private items. Its positions are sealed."""
+    """A scan of private items. Its positions are sealed."""
 
-    def __init__(self, scan: TableScan, privacy: Privacy) -> None:
+    def __init__(self, scan: Sample, privacy: Privacy) -> None:
         self._scan = scan
         self._privacy = privacy
 
@@ -57,7 +42,7 @@ class PrivateScan:
 class PrivateStream:
     """A stream of private records."""
 
-    def __init__(self, stream: _Stream, privacy: Privacy) -> None:
+    def __init__(self, stream: Stream, privacy: Privacy) -> None:
         self._stream = stream
         self._privacy = privacy
 
