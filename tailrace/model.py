@@ -317,9 +317,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a delivered object held: records of the table, their bytes as lines, the first and the
-    last time of a change; how many records of which other tables; how many that are none of
-    DynamoDB's; and what is lost of it, in words, if anything is."""
+    """What a delivered object held: records of the table, of which `coarse` have their times in
+    milliseconds, their bytes as lines, the first and the last time of a change; how many records
+    of which other tables; how many that are none of DynamoDB's; and what is lost of it, in words,
+    if anything is."""
 
     rows: int = 0
     bytes: int = 0
@@ -328,6 +329,7 @@ class Contents:
     others: dict[str, int] = field(default_factory=dict)
     foreign: int = 0
     damage: str = ""
+    coarse: int = 0
 
 
 # Of each stream, by its ARN: the last pass, and the last complete one.

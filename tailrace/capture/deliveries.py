@@ -404,6 +404,9 @@ def _notices(
 ) -> dict[str, int]:
     """What somebody should know of these objects, and how often it was found."""
     counts: Counter[str] = Counter()
+    coarse = sum(each.coarse for each in contents)
+    if coarse < sum(each.rows for each in contents):
+        counts["records with times in milliseconds, beside others in microseconds"] = coarse
     late = f"objects delivered more than {delay.delivery.total_seconds():.0f} s late"
     for delivery, each in zip(batch, contents, strict=True):
         for table, count in each.others.items():

@@ -61,11 +61,13 @@ class _Record(msgspec.Struct, gc=False):
 
 @dataclass
 class Found:
-    """What an object held: records of the table, their bytes, and the first and last time of a
-    change in microseconds; how many records were of which other tables, how many were none of
-    DynamoDB's; and what of it may be lost, in words."""
+    """What an object held: records of the table, of which `coarse` have their times in
+    milliseconds, their bytes, and the first and last time of a change in microseconds; how many
+    records were of which other tables, how many were none of DynamoDB's; and what of it may be
+    lost, in words."""
 
     rows: int = 0
+    coarse: int = 0
     bytes: int = 0
     oldest: int | None = None
     newest: int | None = None
@@ -152,7 +154,8 @@ class _Taking:
                 record = _record.decode(line)
                 change = record.dynamodb
                 micros = change.ApproximateCreationDateTime
-                if change.ApproximateCreationDateTimePrecision != "MICROSECOND":
+                is_coarse = change.ApproximateCreationDateTimePrecision != "MICROSECOND"
+                if is_coarse:
                     micros *= 1_000
                 if not (0 < len(record.eventID) <= ID_MOST and 0 <= micros < MICROS_MOST):
                     raise msgspec.ValidationError
@@ -163,6 +166,7 @@ class _Taking:
                 if record.tableName == self._table:
                     own.append(line)
                     times.append(micros)
+                    self.found.coarse += is_coarse
                 else:
                     self.found.others[record.tableName] += 1
             number += 1

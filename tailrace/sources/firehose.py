@@ -250,6 +250,7 @@ class FirehoseObjects:
             found = take_apart(self._table, chunks, out, self._privacy)
         return Contents(
             rows=found.rows,
+            coarse=found.coarse,
             bytes=found.bytes,
             oldest=_time(found.oldest),
             newest=_time(found.newest),

@@ -54,6 +54,7 @@ class Bucket:
     objects: dict[str, tuple[datetime, list[dict[str, Any]]]] = field(default_factory=dict)
     contents: dict[str, Contents] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    coarse: set[str] = field(default_factory=set)
     reads: list[str] = field(default_factory=list)
     since: list[datetime] = field(default_factory=list)
     before_read: Callable[[str], None] = lambda key: None
@@ -95,7 +96,8 @@ class Bucket:
         path.write_bytes(lines)
         times = [each["dynamodb"]["ApproximateCreationDateTime"] / 1000 for each in records]
         made = [datetime.fromtimestamp(each, NOW.tzinfo) for each in times]
-        return Contents(len(records), len(lines), min(made), max(made))
+        coarse = len(records) if delivery.key in self.coarse else 0
+        return Contents(len(records), len(lines), min(made), max(made), coarse=coarse)
 
 
 @dataclass
@@ -304,6 +306,16 @@ def test_records_of_others_are_told_and_kept_in_the_ledger(site: Site) -> None:
     result = site.drain()
     assert result.notices == ("records of table customers: 3", "records that are not DynamoDB's: 2")
     assert (result.reached_tip, result.gaps, site.drain().notices) == (True, (), ())
+
+
+def test_two_precisions_of_time_in_one_delivery_stream_are_told(site: Site) -> None:
+    site.bucket.put(1)
+    site.bucket.coarse.add(site.bucket.put(2))
+    assert site.drain().notices == (
+        "records with times in milliseconds, beside others in microseconds: 1",
+    )
+    site.bucket.coarse.add(site.bucket.put(3))
+    assert site.drain().notices == ()
 
 
 def test_a_pause_of_days_loses_nothing_while_what_was_read_is_still_there(site: Site) -> None:

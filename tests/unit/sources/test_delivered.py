@@ -91,6 +91,13 @@ def test_records_of_other_tables_and_senders_are_left_out_and_counted() -> None:
         assert (dict(found.others), found.foreign, found.damage) == ({"customers": 1}, 8, "")
 
 
+def test_times_in_milliseconds_are_counted_of_the_table_s_own_records() -> None:
+    micro = record(2, ApproximateCreationDateTimePrecision="MICROSECOND")
+    bodies = [compact(each) for each in (record(1), micro, record(3, table="other"))]
+    found, _ = taken(b"".join(bodies))
+    assert (found.rows, found.coarse) == (2, 1)
+
+
 def test_times_are_read_by_their_precision() -> None:
     micros = record(
         1,
