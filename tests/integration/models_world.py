@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,6 +22,8 @@ from tailrace.config import Config, load_config
 from tailrace.lake import discovery
 from tailrace.lake.schema import create_control_tables, create_log
 from tailrace.lake.sql import ident
+from tailrace.transform.generate import generate
+from tailrace.transform.plugin import working_on
 
 Item = Mapping[str, Any]
 
@@ -31,6 +34,19 @@ OURS = {"_key", "_version", "_epoch", "_batch", "_op", "_changed_at", "_ttl_expi
 RESERVED = OURS | {"_landed_at", "_valid_from", "_valid_to", "_is_current", "_by_ttl", "_moment"}
 RESERVED |= {"_changed", "_before", "_after", "_position", "rowid"}
 RESERVED |= {"_ducklake_internal_row_id", "_ducklake_internal_snapshot_id"}
+
+
+@contextmanager
+def opened(folder: Path, text: str) -> Iterator[tuple[Config, duckdb.DuckDBPyConnection]]:
+    """A folder for a tailrace.yaml of that text: its configuration, with the dbt files generated,
+    and the connection that builds in its warehouse and is asked."""
+    (folder / "warehouse").mkdir()
+    (folder / "tailrace.yaml").write_text(text)
+    config = load_config(folder / "tailrace.yaml")
+    generate(config)
+    with working_on(config) as con:
+        con.execute("USE lake")
+        yield config, con
 
 
 def write_config(folder: Path, project: Path, models: Iterable[str]) -> Config:

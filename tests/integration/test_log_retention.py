@@ -10,14 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from models_world import Table, differences, history_differences, query
+from models_world import Table, differences, history_differences, opened, query
 from test_history import START, Source, World, item, life, merge, n, started
 
 from tailrace.config import load_config
 from tailrace.lake.maintenance import Limits, maintain
 from tailrace.transform import runner
 from tailrace.transform.generate import generate
-from tailrace.transform.plugin import working_on
 
 DAY = timedelta(days=1)
 
@@ -25,14 +24,9 @@ DAY = timedelta(days=1)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("retention")
-    (folder / "warehouse").mkdir()
     stories = [f"things_{number}" for number in range(int(os.environ.get("STORIES", "1")))]
     tables = "".join(f"  - {{name: {name}, log: {{keep: needed}}}}\n" for name in stories)
-    (folder / "tailrace.yaml").write_text(f"tables:\n{tables}  - {{name: others}}\n")
-    config = load_config(folder / "tailrace.yaml")
-    generate(config)
-    with working_on(config) as con:
-        con.execute("USE lake")
+    with opened(folder, f"tables:\n{tables}  - {{name: others}}\n") as (config, con):
         yield World(config, con, ["others", *stories])
 
 

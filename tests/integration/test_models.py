@@ -11,11 +11,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from models_world import Table, differences, history_differences, query, write_config
+from models_world import Table, differences, history_differences, opened, query
 
 from tailrace.config import Config
-from tailrace.transform.generate import generate
-from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
 MODELS = 39
@@ -66,12 +64,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("models")
-    (folder / "warehouse").mkdir()
     models = [f"things_{number:02d}" for number in range(MODELS)]
-    config = write_config(folder, folder / "dbt_project", models)
-    generate(config)
-    with working_on(config) as con:
-        con.execute("USE lake")
+    tables = "".join(f"  - {{name: {name}}}\n" for name in models)
+    with opened(folder, f"tables:\n{tables}") as (config, con):
         yield World(config, con, models)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models_world import Table, query
+from models_world import Table, opened, query
 
-from tailrace.config import CONFIG_VARIABLE, load_config
+from tailrace.config import CONFIG_VARIABLE
 from tailrace.transform.generate import generate
-from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import build
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +40,7 @@ tables:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
     folder = tmp_path_factory.mktemp("split")
-    (folder / "warehouse").mkdir()
-    (folder / "tailrace.yaml").write_text(CONFIG)
-    config = load_config(folder / "tailrace.yaml")
-    generate(config)
-    with working_on(config) as con:
-        con.execute("USE lake")
+    with opened(folder, CONFIG) as (config, con):
         yield Table(config, con, "single")
 
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import duckdb
 import pytest
-from models_world import Table, differences, query
+from models_world import Table, differences, opened, query
 
 from tailrace.config import Config, load_config
 from tailrace.transform.generate import generate
-from tailrace.transform.plugin import working_on
 from tailrace.transform.runner import BuildResult, build
 
 CONFIG = """
@@ -76,12 +75,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("types")
-    (folder / "warehouse").mkdir()
-    (folder / "tailrace.yaml").write_text(CONFIG)
-    config = load_config(folder / "tailrace.yaml")
-    generate(config)
-    with working_on(config) as con:
-        con.execute("USE lake")
+    with opened(folder, CONFIG) as (config, con):
         yield World(config, con)
 
 
