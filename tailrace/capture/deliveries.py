@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.capture import coverage
-from tailrace.capture.drain import Budget
+from tailrace.capture.drain import Budget, lose, nothing, proof_age
 from tailrace.capture.ports import Clock, Deliveries, Log
 from tailrace.capture.privacy import require_same
 from tailrace.capture.retry import retried
@@ -158,8 +158,8 @@ def drain(
     )
     try:
         new, listed_at = _new(run, head, delay)
-    except SourceMissing as error:
-        return _gone(run, head, error, started)
+    except SourceMissing:
+        return _gone(run, head)
     _read(run, new, delay)
     is_read = run.objects == len(new)
     is_over = is_read and not is_its()
@@ -204,7 +204,7 @@ def drain(
         went_live=live,
         gaps=tuple(coverage.open_gaps(head)),
         newest_change=run.newest,
-        lag_seconds=_lag(head, clock),
+        lag_seconds=proof_age(head, clock),
         seconds=clock.monotonic() - started,
         calls=source.calls,
         delay_seconds=record.delay_seconds,
@@ -421,28 +421,11 @@ def _notices(
 # -------------------------------------------------------------------------------------- coverage
 
 
-def _lag(head: Head, clock: Clock) -> float | None:
-    proof = head.last_proof
-    return (clock.aws_now() - proof.proves_until).total_seconds() if proof else None
-
-
-def _gone(run: _Pass, head: Head, error: SourceMissing, started: float) -> DrainResult:
+def _gone(run: _Pass, head: Head) -> DrainResult:
     """The result of a pass over a bucket that is gone."""
-    reason = f"the bucket of {run.epoch.stream_arn} is gone"
-    if run.is_newest and not coverage.is_noted(head, reason):
-        gap = coverage.broken(head, run.clock.aws_now(), reason)
-        run.log.commit(run.model, Commit(run.epoch, gap=gap))
-        head = run.log.head(run.model).of(run.epoch)
-    return DrainResult(
-        model=run.model,
-        epoch=run.epoch.number,
-        state=run.epoch.state,
-        ended=True,
-        gaps=tuple(coverage.open_gaps(head)),
-        lag_seconds=_lag(head, run.clock),
-        seconds=run.clock.monotonic() - started,
-        calls=run.source.calls,
-    )
+    if run.is_newest:
+        lose(run.log, run.clock, run.model, head, f"the bucket of {run.epoch.stream_arn} is gone")
+    return nothing(run.log, run.clock, run.source, run.epoch, run.model)
 
 
 def _gap(run: _Pass, lost: Sequence[tuple[Delivery, str]], delay: Delay) -> Gap | None:

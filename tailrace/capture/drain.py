@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.capture import coverage
-from tailrace.capture.ports import Clock, Log, Stream
+from tailrace.capture.ports import Clock, Deliveries, Log, Stream
 from tailrace.capture.privacy import require_same
 from tailrace.capture.retry import retried
 from tailrace.capture.shards import childless, part_of, readable, unrelated
@@ -141,15 +141,15 @@ def drain(
     except SourceMissing:
         if is_newest:
             reason = f"its stream {arn} is gone"
-            _lose(log, clock, model, head, reason, late=stream.traits.late)
-        return _nothing(log, clock, stream, epoch, model)
+            lose(log, clock, model, head, reason, late=stream.traits.late)
+        return nothing(log, clock, stream, epoch, model)
     began_at = clock.aws_now()
     held = _held(stream, clock, head, epoch, shards)
     if is_newest:
         head = _account(log, stream, model, head, epoch, shards, held, began_at)
     elif coverage.outage(head, began_at, stream.traits.retention):
         # What it lost the new base holds, and whoever reads it now would skip that.
-        return _nothing(log, clock, stream, epoch, model)
+        return nothing(log, clock, stream, epoch, model)
     shards = unrelated(shards, held)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
     run = _Pass(
@@ -168,8 +168,8 @@ def drain(
         stale_listing=bool(held),
         is_newest=is_newest,
     )
-    proof_age = _proof_age(head, clock)
-    if epoch.state == LIVE and proof_age is not None and proof_age < freshness_seconds / 2:
+    age = proof_age(head, clock)
+    if epoch.state == LIVE and age is not None and age < freshness_seconds / 2:
         _leave_out(run, _silent(head, epoch, shards, began_at))
     shards = _read_all(run, shards)
     unread = _unread(run, shards)
@@ -278,7 +278,7 @@ def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | 
         what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
         reason = f"the {what} {_was(epoch)}, it is {table.stream_arn})"
         until = coverage.begins_at(table.stream_arn)
-    _lose(log, clock, model, head, reason, until)
+    lose(log, clock, model, head, reason, until)
     return coverage.open_gaps(log.head(model))
 
 
@@ -289,7 +289,7 @@ def note_regained(log: Log, clock: Clock, model: str) -> None:
         return
     head = log.head(model)
     assert head.epoch is not None
-    _lose(log, clock, model, head.of(head.epoch), "until then the table did not stream to it")
+    lose(log, clock, model, head.of(head.epoch), "until then the table did not stream to it")
 
 
 def is_lost(head: Head) -> bool:
@@ -378,7 +378,7 @@ def _is_there(stream: Stream, clock: Clock, arn: str, shard: str) -> bool:
     return True
 
 
-def _lose(
+def lose(
     log: Log,
     clock: Clock,
     model: str,
@@ -398,8 +398,10 @@ def _lose(
     log.commit(model, Commit(head.epoch, gap=gap))
 
 
-def _nothing(log: Log, clock: Clock, stream: Stream, epoch: Epoch, model: str) -> DrainResult:
-    """The result of a pass over a stream that is gone."""
+def nothing(
+    log: Log, clock: Clock, stream: Stream | Deliveries, epoch: Epoch, model: str
+) -> DrainResult:
+    """The result of a pass over a stream that is gone, of which the gap is stored."""
     head = log.head(model)
     return DrainResult(
         model=model,
@@ -407,12 +409,13 @@ def _nothing(log: Log, clock: Clock, stream: Stream, epoch: Epoch, model: str) -
         state=epoch.state,
         ended=True,
         gaps=tuple(coverage.open_gaps(head)),
-        lag_seconds=_proof_age(head, clock),
+        lag_seconds=proof_age(head, clock),
         calls=stream.calls,
     )
 
 
-def _proof_age(head: Head, clock: Clock) -> float | None:
+def proof_age(head: Head, clock: Clock) -> float | None:
+    """Seconds by which what is proven lies behind; None where nothing is."""
     proof = head.last_proof
     return (clock.aws_now() - proof.proves_until).total_seconds() if proof else None
 
@@ -593,7 +596,7 @@ def _lose_records(run: _Pass, part: Part, position: Position) -> None:
         head = run.log.head(run.model)
         if run.is_newest and not coverage.is_older_than_base(head, part):
             reason = f"records of shard {part.id} expired before they were read"
-            _lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
+            lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
 
 
 def _is_finished(run: _Pass, shard: Shard) -> bool:

@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     stories = [f"things_{number}" for number in range(int(os.environ.get("STORIES", "1")))]
     tables = "".join(f"  - {{name: {name}, log: {{keep: needed}}}}\n" for name in stories)
     with opened(folder, f"tables:\n{tables}  - {{name: others}}\n") as (config, con):
-        yield World(config, con, ["others", *stories])
+        yield World(config, con, [])
 
 
 def shortened(table: Table) -> int:
@@ -85,7 +85,8 @@ def test_tables_and_their_past_are_the_same_after_rows_went_and_columns_changed(
     """Read anew and repaired, merged before rows go or after more has landed; a type that is
     widened, and a full refresh. Every second is what the table held; the reference has seen every
     row."""
-    things, dice = world.table(), random.Random(seed)
+    things = Table(world.config, world.con, f"things_{seed}")
+    dice = random.Random(seed)
     source, gone = Story(things, dice), 0
     repaired = dice.randrange(1, 3)
     for round_ in range(3):
@@ -134,7 +135,7 @@ def refreshed(table: Table) -> None:
 def test_nothing_goes_that_a_base_will_be_weighed_against_or_that_the_models_have_not(
     world: World,
 ) -> None:
-    others = world.table()
+    others = Table(world.config, world.con, "others")
     started(others, item("a", x=n(1)), item("b", x=n(1)))
     others.after(10).stream(1, (1, item("a", x=n(2)), item("a")))
     merge(others)
