@@ -197,7 +197,8 @@ def _open(
     kind: str = FULL,
 ) -> Epoch:
     """The epoch, opened. Where time is the order of its records, nothing may land between the
-    instant that parts this epoch's changes from the earlier ones' and the opening itself."""
+    instant that parts this epoch's changes from the earlier ones' and the opening itself. Raises
+    Stale where another run was first."""
     for _ in range(OPENINGS_MAX):
         try:
             return _opened(run, table, method, detail, shards, kind)
@@ -256,7 +257,10 @@ def _opened(
         part_of(epoch.source, epoch.stream_arn, each.id): epoch.number - (each.id in closed)
         for each in listed
     }
-    run.log.open_epoch(run.model, table, epoch, seen, head.batch if run.traits.timed else None)
+    # Whether what it takes over from is live, and what has landed, must not change meanwhile.
+    follows_another = head.epoch is not None and head.epoch.stream_arn != epoch.stream_arn
+    after = head.batch if run.traits.timed or follows_another else None
+    run.log.open_epoch(run.model, table, epoch, seen, after)
     return epoch
 
 

@@ -426,8 +426,8 @@ MUTATIONS = (
         "tombstones dropped",
         "No phantom",
         LATEST,
-        "    where ranked.place = 1\n",
-        "    where ranked.place = 1 and visible.op <> 'REMOVE'\n",
+        "    where ranked.place = 1 or ranked.place is null\n",
+        "    where (ranked.place = 1 or ranked.place is null) and visible.op <> 'REMOVE'\n",
         MODELS,
     ),
     Mutation(

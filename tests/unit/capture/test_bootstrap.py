@@ -23,6 +23,7 @@ from tailrace.capture.coverage import is_older_than_base
 from tailrace.errors import CorruptExport, Retryable, Stale, Terminal
 from tailrace.model import (
     BASE_COMPLETE,
+    LIVE,
     OPEN,
     BaseProgress,
     Commit,
@@ -44,6 +45,8 @@ from tests.unit.capture.fakes import (
     Killed,
     dies_at,
     landed,
+    open_log,
+    reach,
 )
 
 SHARD = Part("stream", "dynamodb_streams", STREAM, "shard-1")
@@ -180,6 +183,23 @@ def test_a_scan_of_two_runs_at_once_lands_once(start: Start) -> None:
     with pytest.raises(Stale):
         read_scan(start(store), scan, TABLE, None)
     assert sorted(landed(store)) == ["i0", "i1", "i2", "i3"]
+
+
+def test_a_take_over_is_not_opened_behind_an_epoch_that_went_live_meanwhile(start: Start) -> None:
+    """It would not know that what it tells has to wait."""
+    log, store = open_log(source="kinesis")
+    reach(log, BASE_COMPLETE)
+
+    def goes_live(moment: str) -> None:
+        if state(store) == BASE_COMPLETE:
+            reach(log, LIVE)
+
+    other = replace(TABLE, stream_arn="arn:aws:dynamodb:us-east-1:1:table/orders/stream/other")
+    with pytest.raises(Stale):
+        open_scan_epoch(start(store, goes_live), other, 1, True)
+    opened = open_scan_epoch(start(store), other, 1, True)
+    assert opened.detail["beside"] == 1
+    assert opened.overlaps
 
 
 def test_a_scan_without_an_open_epoch_is_refused(start: Start) -> None:
