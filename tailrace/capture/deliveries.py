@@ -247,11 +247,14 @@ def due(
 
 
 def floor(head: Head, stream_arn: str) -> datetime:
-    """From when on deliveries count: the oldest base since which all epochs have this source."""
+    """From when on deliveries count: the oldest base since which no epoch of another source was
+    live."""
     begun = None
     for epoch in reversed(head.epochs):
         if epoch.stream_arn != stream_arn:
-            break
+            if epoch.state == LIVE:
+                break
+            continue
         begun = epoch.base_at if begun is None else min(begun, epoch.base_at)
     assert begun is not None
     return begun

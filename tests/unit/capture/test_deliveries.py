@@ -391,21 +391,28 @@ def test_a_drain_is_due_once_something_was_delivered_or_the_proof_grows_old(site
     assert due() == "the last pass is 360 s old"
 
 
-def test_an_epoch_of_another_source_in_between_begins_anew(site: Site) -> None:
-    """What was delivered meanwhile is older than the new base."""
+@pytest.mark.parametrize("was_live", [True, False])
+def test_an_epoch_of_another_source_in_between_begins_anew_unless_it_was_given_up(
+    site: Site, was_live: bool
+) -> None:
+    """What was delivered meanwhile is older than the new base; but readers of the old one still see
+    this source."""
     site.bucket.put(1)
     site.drain()
     site.reach(BASE_COMPLETE, LIVE)
     site.pass_time(HOUR)
     elsewhere = Epoch(2, "full", "scan", OPEN, "id-1", "arn:stream", site.clock.aws_now(), NOW)
     site.log.open_epoch("orders", TABLE, elsewhere)
+    if was_live:
+        site.reach(BASE_COMPLETE, LIVE)
     site.pass_time(HOUR)
     site.bucket.put(2)
     site.pass_time(HOUR)
     again = replace(elsewhere, number=3, stream_arn=ARN, opened_at=site.clock.aws_now())
     site.log.open_epoch("orders", TABLE, again)
     site.bucket.put(3)
-    assert (site.drain().rows, site.keys()) == (1, ["k1", "k3"])
+    met = ["k3"] if was_live else ["k2", "k3"]
+    assert (site.drain().rows, site.keys()) == (len(met), ["k1", *met])
 
 
 def test_positions_sort_by_time_then_by_count() -> None:
