@@ -75,9 +75,7 @@ def idle_pass(endpoint: str) -> dict[str, Any]:
         for _ in range(4):
             stream = DynamoDbStream(aws)
             with stopwatch() as spent:
-                result = drain.drain(
-                    run.log, stream, run.clock, run.model, tailrace_side.BUDGET, run.folder
-                )
+                result = drain.drain(run.log, stream, run.clock, run.model, tailrace_side.BUDGET)
             assert result.reached_tip, result
             walls.append(spent["wall"])
         return {"walls": walls[1:], "calls": result.calls, "cpu": spent["cpu"]}

@@ -22,6 +22,7 @@ from tailrace.config import AwsConfig, KinesisConfig, Warehouse
 from tailrace.errors import Terminal
 from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
 from tailrace.sources.aws import Aws
 from tailrace.sources.export import unpack
@@ -92,11 +93,9 @@ class LocalExport:
             "local", TABLE.table_id, _soon(), sum(file.items for file in files), files
         )
 
-    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
-        path = folder / file.key.replace("/", "-").removesuffix(".gz")
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> list[Lines]:
         with (self.folder / Path(file.key).name).open("rb") as body:
-            unpack(body, file, file.key, path)
-        return path
+            return unpack(body, file, file.key, folder)
 
 
 def _soon() -> datetime:
@@ -147,7 +146,7 @@ def drain_stream(endpoint: str) -> dict[str, Any]:
         aws.client("dynamodbstreams")
         bootstrap.open_scan_epoch(run, TABLE, SEGMENTS, consistent=False)
         with stopwatch() as spent:
-            result = drain.drain(run.log, DynamoDbStream(aws), run.clock, MODEL, BUDGET, run.folder)
+            result = drain.drain(run.log, DynamoDbStream(aws), run.clock, MODEL, BUDGET)
         assert result.reached_tip, result
         return {"rows": _landed(run, result.rows)} | spent
 
@@ -164,7 +163,7 @@ def drain_kinesis(endpoint: str) -> dict[str, Any]:
         epoch = bootstrap.open_scan_epoch(run, table, SEGMENTS, consistent=False)
         with stopwatch() as spent:
             stream = source.open(run.log.head(MODEL), epoch)
-            result = drain.drain(run.log, stream, run.clock, MODEL, BUDGET, run.folder)
+            result = drain.drain(run.log, stream, run.clock, MODEL, BUDGET)
         assert result.reached_tip, result
         return {"rows": _landed(run, result.rows)} | spent
 
@@ -202,7 +201,7 @@ def read_deliveries(folder: str) -> dict[str, Any]:
         bootstrap.open_scan_epoch(run, TABLE, SEGMENTS, consistent=False)
         source = FirehoseObjects(bucket, TABLE.name, "local", "", record_lines)
         with stopwatch() as spent:
-            result = deliveries.drain(run.log, source, run.clock, MODEL, BUDGET, run.folder, delay)
+            result = deliveries.drain(run.log, source, run.clock, MODEL, BUDGET, delay)
         assert result.reached_tip, result
         return {"rows": _landed(run, result.rows), "bytes": result.bytes} | spent
 

@@ -26,6 +26,7 @@ from tailrace.config import Warehouse
 from tailrace.lake import maintenance
 from tailrace.lake.attach import connect
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -190,9 +191,8 @@ def _models(
     table = TableDescription(MODEL, "arn", "id", key, STREAM, "NEW_IMAGE")
     epoch = Epoch(1, "full", "scan", OPEN, "id", STREAM, now, now, {"segments": 1})
     log.open_epoch(MODEL, table, epoch)
-    staged = folder / "items"
-    staged.write_text("".join(json.dumps(_item(n, 0)) + "\n" for n in range(size.keys)))
-    items = Staged(Shape.ITEMS, (str(staged),), size.keys, now)
+    text = "\n".join(json.dumps(_item(n, 0)) for n in range(size.keys))
+    items = Staged(Shape.ITEMS, (Lines.of(text.encode()),), size.keys, now)
     base = PartProgress(Part("base", "scan", "arn", "0"), None, None, True, size.keys, 0)
     log.commit(MODEL, Commit(epoch, (base,), items))
     log.commit(MODEL, Commit(epoch, state=BASE_COMPLETE, at=now))
@@ -228,15 +228,14 @@ def _tick(
 def land(log: ChangeLog, size: Size, tick: int, folder: Path) -> None:
     """Commits the changes of a minute, as a drain does."""
     dice = random.Random(tick)
-    staged = folder / "records"
     keys = dice.sample(range(size.keys), size.changes)
-    staged.write_text("".join(_record(key, tick, place) for place, key in enumerate(keys)))
+    text = "".join(_record(key, tick, place) for place, key in enumerate(keys))
     head = log.head(MODEL)
     shard = SHARDS[tick % len(SHARDS)]
     stands = head.positions.get(shard, Position()).at
     now = datetime.now(UTC)
     part = PartProgress(shard, stands, f"{tick}", False, size.changes, 9_000, now, now)
-    records = Staged(Shape.STREAM_RECORDS, (str(staged),), size.changes)
+    records = Staged(Shape.STREAM_RECORDS, (Lines.of(text.encode()),), size.changes)
     proof = PassRecord(f"{tick}", now, now, True, 2, 2, 6)
     log.commit(MODEL, Commit(_epoch(head), (part,), records, pass_record=proof))
 

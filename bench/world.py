@@ -15,6 +15,7 @@ from typing import Any
 from bench.measure import ROOT
 from tailrace.config import Config, load_config
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -119,7 +120,7 @@ def change(config: Config, model: str, rows: int, changes: int, number: int, fol
             changes,
             staged.stat().st_size,
         )
-        shape = Staged(Shape.STREAM_RECORDS, (str(staged),), changes)
+        shape = Staged(Shape.STREAM_RECORDS, (Lines.of(staged.read_bytes()),), changes)
         log.commit(model, Commit(head_epoch(head), (part,), shape))
 
 

@@ -427,41 +427,38 @@ class Engine:
             is_its = is_its or self._is_followed(config, epoch)
             return is_its
 
-        with self._folder() as folder:
-            if isinstance(source, FirehoseSource):
-                delay = deliveries.Delay(source.delivery, source.late)
-                objects = source.open(head, epoch, privacy)
-                result = deliveries.drain(
-                    log,
-                    objects,
-                    self._clock,
-                    model,
-                    budget,
-                    folder,
-                    delay,
-                    stop,
-                    epoch,
-                    still_its,
-                    _noted(privacy),
-                )
-            else:
-                stream: Stream = source.open(head, epoch)
-                if privacy is not None:
-                    stream = PrivateStream(stream, privacy)
-                freshness = config.stream.freshness_seconds if thrifty else 0.0
-                result = drain.drain(
-                    log,
-                    stream,
-                    self._clock,
-                    model,
-                    budget,
-                    folder,
-                    stop,
-                    freshness,
-                    epoch,
-                    still_its,
-                    _noted(privacy),
-                )
+        if isinstance(source, FirehoseSource):
+            delay = deliveries.Delay(source.delivery, source.late)
+            objects = source.open(head, epoch, privacy)
+            result = deliveries.drain(
+                log,
+                objects,
+                self._clock,
+                model,
+                budget,
+                delay,
+                stop,
+                epoch,
+                still_its,
+                _noted(privacy),
+            )
+        else:
+            stream: Stream = source.open(head, epoch)
+            if privacy is not None:
+                stream = PrivateStream(stream, privacy)
+            freshness = config.stream.freshness_seconds if thrifty else 0.0
+            result = drain.drain(
+                log,
+                stream,
+                self._clock,
+                model,
+                budget,
+                stop,
+                freshness,
+                epoch,
+                still_its,
+                _noted(privacy),
+            )
         if (is_its and not result.ended) or epoch is not head.epoch:
             return result
         described = self._described(config)

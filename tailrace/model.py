@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from tailrace.lines import Lines
+
 OPEN = "open"
 BASE_COMPLETE = "base_complete"
 LIVE = "live"
@@ -141,7 +143,7 @@ class Shard:
 
 
 class Shape(Enum):
-    """What a staged file holds, one JSON object a line: items, lines of an incremental export's
+    """What is staged, one JSON object a text: items, lines of an incremental export's
     data file, records as DynamoDB Streams returns them, or as DynamoDB sends them to Kinesis
     (which may carry SEQUENCE as a member of their own; else their eventID tells them apart)."""
 
@@ -317,11 +319,12 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a delivered object held: records of the table, of which `coarse` have their times in
-    milliseconds, their bytes as lines, the first and the last time of a change; how many records
-    of which other tables; how many that are none of DynamoDB's; and what is lost of it, in words,
-    if anything is."""
+    """What a delivered object held: records of the table, how many and how many bytes they are,
+    of which `coarse` have their times in milliseconds, the first and the last time of a change; how
+    many records of which other tables; how many that are none of DynamoDB's; and what is lost of
+    it, in words, if anything is."""
 
+    lines: tuple[Lines, ...] = ()
     rows: int = 0
     bytes: int = 0
     oldest: datetime | None = None
@@ -358,11 +361,11 @@ def gap_text(gaps: Sequence[Gap]) -> str:
 
 @dataclass(frozen=True)
 class Staged:
-    """Files that wait for a commit, all of one shape. `read_at` is when base rows were read. Where
-    `repeats`, records may stand in them twice, or in the log already: each lands once."""
+    """What waits for a commit, all of one shape. `read_at` is when base rows were read. Where
+    `repeats`, records may stand in it twice, or in the log already: each lands once."""
 
     shape: Shape
-    files: tuple[str, ...]
+    lines: tuple[Lines, ...]
     rows: int
     read_at: datetime | None = None
     repeats: bool = False

@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tailrace.capture.shards import CLOSING_MARGIN, closed_before, part_of
 from tailrace.capture.stage import Stage
 from tailrace.capture.stop import Stop
 from tailrace.errors import Retryable, Stale, Terminal
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     DYNAMODB_STREAMS,
@@ -77,9 +79,9 @@ OPENING_PAUSE_SECONDS = 0.2
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
 EXPORT_BATCH_ITEMS = 100_000
-EXPORT_BATCH_BYTES = 256 * 1024 * 1024
+EXPORT_BATCH_BYTES = 128 * 1024 * 1024
 EXPORT_BATCH_FILES = 64
-DOWNLOADS_AT_ONCE = 4
+DOWNLOADS_AT_ONCE = 2
 
 # An incremental export covers from 15 minutes to 24 hours. The first begins a margin before the
 # gap: changes are as old as the pass that proved them, and streams tell times in whole seconds.
@@ -335,7 +337,6 @@ def read_scan(
         epoch,
         Shape.ITEMS,
         head.positions,
-        run.folder,
         run.clock,
     )
     limit = CapacityLimit(max_rcu, run.clock)
@@ -669,8 +670,7 @@ def _check_window(
 
 def batches_of(manifest: ExportManifest, files: Sequence[ExportFile]) -> list[list[ExportFile]]:
     """Files of an export in groups that are loaded in one commit each: enough items to be quick,
-    few enough, and by their mean size small enough, to bound the scratch space and what a crash
-    repeats."""
+    few enough, and by their mean size small enough, to bound memory and what a crash repeats."""
     most_items = EXPORT_BATCH_ITEMS
     if manifest.bytes:
         by_size = EXPORT_BATCH_BYTES * manifest.item_count // manifest.bytes
@@ -702,22 +702,21 @@ class _Loading:
 
 def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
     with closing(fetched(loading.run, loading.export, loading.bucket, batches)) as coming:
-        for batch, paths in coming:
-            size = sum(path.stat().st_size for path in paths)
-            _load_batch(loading, batch, paths)
+        for batch, contents in coming:
+            _load_batch(loading, batch, contents)
+            size = sum(map(_bytes, contents))
             loading.meter.add(sum(file.items for file in batch), size, parts=len(batch))
 
 
 def fetched(
     run: Bootstrap, export: Export, bucket: str, batches: list[list[ExportFile]]
-) -> Generator[tuple[list[ExportFile], list[Path]], None, None]:
-    """Batch after batch with its files, which are removed when the next one is asked for; that
-    one is fetched meanwhile, so whoever stops early has to close this. Ends early where the run is
-    to stop."""
+) -> Generator[tuple[list[ExportFile], list[list[Lines]]], None, None]:
+    """Batch after batch with what its files hold; the next one is fetched meanwhile, so whoever
+    stops early has to close this. Ends early where the run is to stop."""
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
 
-        def fetch(batch: list[ExportFile]) -> list[Callable[[], Path]]:
-            def one(file: ExportFile) -> Path:
+        def fetch(batch: list[ExportFile]) -> list[Callable[[], list[Lines]]]:
+            def one(file: ExportFile) -> list[Lines]:
                 return retried(lambda: export.fetch(bucket, file, run.folder), run.clock)
 
             return [pool.submit(one, file).result for file in batch]
@@ -726,14 +725,12 @@ def fetched(
         for index, batch in enumerate(batches):
             if run.stop.is_set():
                 return
-            paths = [arrived() for arrived in coming]
+            contents = [arrived() for arrived in coming]
             coming = fetch(batches[index + 1]) if index + 1 < len(batches) else []
-            yield batch, paths
-            for path in paths:
-                path.unlink()
+            yield batch, contents
 
 
-def _load_batch(loading: _Loading, batch: list[ExportFile], paths: list[Path]) -> None:
+def _load_batch(loading: _Loading, batch: list[ExportFile], contents: list[list[Lines]]) -> None:
     parts = tuple(
         PartProgress(
             part=replace(loading.source, id=file.key),
@@ -741,14 +738,18 @@ def _load_batch(loading: _Loading, batch: list[ExportFile], paths: list[Path]) -
             position_to=file.md5,
             finished=True,
             rows=file.items,
-            bytes=path.stat().st_size,
+            bytes=_bytes(lines),
         )
-        for file, path in zip(batch, paths, strict=True)
+        for file, lines in zip(batch, contents, strict=True)
     )
-    filled = tuple(str(path) for file, path in zip(batch, paths, strict=True) if file.items)
     rows = sum(file.items for file in batch)
-    staged = Staged(loading.shape, filled, rows, loading.read_at) if filled else None
+    lines = tuple(chain.from_iterable(contents))
+    staged = Staged(loading.shape, lines, rows, loading.read_at) if rows else None
     loading.run.log.commit(loading.run.model, Commit(loading.epoch, parts, staged))
+
+
+def _bytes(lines: list[Lines]) -> int:
+    return sum(each.bytes for each in lines)
 
 
 # ----------------------------------------------------------------------------------- progress

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from tailrace.capture import coverage
@@ -48,10 +48,10 @@ from tailrace.model import (
 
 OBJECTS = "objects"
 
-# What is fetched, and committed, at a time, as it is packed: some 256 MB of records. A commit costs
-# a tenth of a second, so it should be worth it, and few enough to bound the scratch space (of two
-# batches) and what a crash repeats.
-BATCH_BYTES = 40 * 1024 * 1024
+# What is fetched, and committed, at a time, as it is packed: some 100 MB of records. A commit costs
+# a tenth of a second, so it should be worth it, and few enough to bound the memory (of two batches)
+# and what a crash repeats.
+BATCH_BYTES = 16 * 1024 * 1024
 BATCH_OBJECTS = 256
 FETCHES_AT_ONCE = 4
 
@@ -74,7 +74,6 @@ class _Pass:
     source: Deliveries
     clock: Clock
     model: str
-    folder: Path
     stop: Stop
     epoch: Epoch
     part: Part
@@ -121,7 +120,6 @@ def drain(
     clock: Clock,
     model: str,
     budget: Budget,
-    folder: Path,
     delay: Delay,
     stop: Stop | None = None,
     epoch: Epoch | None = None,
@@ -147,7 +145,6 @@ def drain(
         source=source,
         clock=clock,
         model=model,
-        folder=folder,
         stop=stop or Stop(),
         epoch=epoch,
         part=part,
@@ -325,19 +322,17 @@ def _read(run: _Pass, found: Sequence[Delivery], delay: Delay) -> None:
             _commit(run, batch, contents, delay)
 
 
-Fetched = tuple[list[Delivery], list[tuple[Path, Contents]]]
+Fetched = tuple[list[Delivery], list[Contents]]
 
 
 def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, None, None]:
     """Batch after batch, the next one fetched meanwhile; ends early where the budget does."""
-    coming: list[Future[tuple[Path, Contents]]] = []
+    coming: list[Future[Contents]] = []
     with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch") as pool:
 
-        def fetch(number: int) -> list[Future[tuple[Path, Contents]]]:
-            return [
-                pool.submit(_fetch, run, each, run.folder / f"{number}-{index}.ndjson")
-                for index, each in enumerate(groups[number] if number < len(groups) else ())
-            ]
+        def fetch(number: int) -> list[Future[Contents]]:
+            group = groups[number] if number < len(groups) else []
+            return [pool.submit(_fetch, run, each) for each in group]
 
         try:
             coming = fetch(0)
@@ -347,23 +342,18 @@ def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, Non
                 arrived = [one.result() for one in coming]
                 coming = fetch(number + 1)
                 yield group, arrived
-                for path, _ in arrived:
-                    path.unlink(missing_ok=True)
         finally:
             for one in coming:
                 one.cancel()
 
 
-def _fetch(run: _Pass, delivery: Delivery, path: Path) -> tuple[Path, Contents]:
+def _fetch(run: _Pass, delivery: Delivery) -> Contents:
     if delivery.is_failed:
-        return path, Contents(damage=f"Firehose could not process what lies in {delivery.key}")
-    return path, retried(lambda: run.source.read(delivery, path), run.clock)
+        return Contents(damage=f"Firehose could not process what lies in {delivery.key}")
+    return retried(lambda: run.source.read(delivery), run.clock)
 
 
-def _commit(
-    run: _Pass, batch: list[Delivery], arrived: list[tuple[Path, Contents]], delay: Delay
-) -> None:
-    contents = [each for _, each in arrived]
+def _commit(run: _Pass, batch: list[Delivery], contents: list[Contents], delay: Delay) -> None:
     notices = _notices(batch, contents, delay)
     damage = [
         (delivery, each.damage)
@@ -371,8 +361,8 @@ def _commit(
         if each.damage
     ]
     progress = _progress(run, batch, contents, notices)
-    files = tuple(str(path) for path, each in arrived if each.rows)
-    staged = Staged(Shape.KINESIS_RECORDS, files, progress.rows, repeats=True) if files else None
+    lines = tuple(chain.from_iterable(each.lines for each in contents))
+    staged = Staged(Shape.KINESIS_RECORDS, lines, progress.rows, repeats=True) if lines else None
     gap = _gap(run, damage, delay)
     run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
     run.position = Position(progress.position_to)

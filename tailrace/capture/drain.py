@@ -14,7 +14,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from tailrace.capture import coverage
@@ -111,7 +110,6 @@ def drain(
     clock: Clock,
     model: str,
     budget: Budget,
-    folder: Path,
     stop: Stop | None = None,
     freshness_seconds: float = 0.0,
     epoch: Epoch | None = None,
@@ -155,7 +153,7 @@ def drain(
     run = _Pass(
         log=log,
         stream=stream,
-        stage=Stage(log, model, epoch, stream.traits.shape, positions, folder, clock),
+        stage=Stage(log, model, epoch, stream.traits.shape, positions, clock),
         clock=clock,
         model=model,
         head=head,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tailrace.errors import TailraceError
+from tailrace.lines import Lines
 from tailrace.model import (
     Commit,
     Contents,
@@ -111,7 +112,7 @@ class Export(Protocol):
 
     def manifest(self, state: ExportState) -> ExportManifest: ...
 
-    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path: ...
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> list[Lines]: ...
 
 
 class Deliveries(Protocol):
@@ -124,7 +125,7 @@ class Deliveries(Protocol):
 
     def require_layout(self) -> None: ...
 
-    def read(self, delivery: Delivery, path: Path) -> Contents: ...
+    def read(self, delivery: Delivery) -> Contents: ...
 
 
 class Stream(Protocol):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from tailrace.capture import coverage
 from tailrace.capture.bootstrap import (
@@ -34,6 +35,7 @@ from tailrace.capture.ports import Comparison, Export, Sample, Scan
 from tailrace.capture.rate import CapacityLimit
 from tailrace.capture.retry import ATTEMPTS, retried
 from tailrace.errors import Retryable, Stale, Terminal
+from tailrace.lines import Lines
 from tailrace.model import (
     LIVE,
     BaseProgress,
@@ -180,7 +182,7 @@ def read_scan(
             asked_at, page = retried(ask, run.clock)
             limit.spend(page.capacity_units)
             units.append(page.capacity_units)
-            _take_in(run, comparison, part.id, page, asked_at - margin)
+            _take_in(comparison, page, asked_at - margin)
             start = page.next_key
             meter.add(page.count, len(page.lines), parts=1 if start is None else 0)
             if start is None:
@@ -217,13 +219,13 @@ def read_export(
     meter = Meter(run, len(manifest.files), manifest.item_count, {})
     batches = batches_of(manifest, manifest.files)
     with closing(fetched(run, export, manifest.bucket, batches)) as coming:
-        for batch, paths in coming:
-            filled = [str(path) for file, path in zip(batch, paths, strict=True) if file.items]
+        for batch, contents in coming:
+            lines = tuple(chain.from_iterable(contents))
             items = sum(file.items for file in batch)
-            if filled:
-                staged = Staged(Shape.ITEMS, tuple(filled), items)
+            if items:
+                staged = Staged(Shape.ITEMS, lines, items)
                 comparison.add(staged, taken_at - SLACK, taken_at + SLACK)
-            meter.add(items, sum(path.stat().st_size for path in paths), parts=len(batch))
+            meter.add(items, sum(each.bytes for each in lines), parts=len(batch))
     _refuse_stopped(run)
     meter.show(last=True)
     return Snapshot(taken_at, taken_at, True)
@@ -278,19 +280,15 @@ def _draw(
         limit.spend(page.capacity_units)
         units += page.capacity_units
         count -= max(page.count, 1)
-        _take_in(run, comparison, "sample", page, asked_at)
+        _take_in(comparison, page, asked_at)
         if page.next_key is not None:
             places.append((segment, page.next_key))
     return units
 
 
-def _take_in(
-    run: Bootstrap, comparison: Comparison, name: str, page: ScanPage, asked_at: datetime
-) -> None:
+def _take_in(comparison: Comparison, page: ScanPage, asked_at: datetime) -> None:
     if page.count:
-        path = run.folder / f"page-{name}.ndjson"
-        path.write_bytes(page.lines)
-        staged = Staged(Shape.ITEMS, (str(path),), page.count)
+        staged = Staged(Shape.ITEMS, (Lines.of(page.lines),), page.count)
         comparison.add(staged, asked_at - SLACK, page.read_at + SLACK)
 
 
@@ -298,8 +296,7 @@ def _look_up(
     run: Bootstrap, source: Sample, comparison: Comparison, keys: list[str], limit: CapacityLimit
 ) -> float:
     """Asks for some keys until AWS has answered for all of them; the units that it took."""
-    path = run.folder / "found.ndjson"
-    path.write_bytes(b"")
+    lines: list[Lines] = []
     asked_at = run.clock.aws_now()
     left: Sequence[str] = keys
     found, units = 0, 0.0
@@ -312,11 +309,10 @@ def _look_up(
 
         page = retried(ask, run.clock)
         limit.spend(page.capacity_units)
-        with path.open("ab") as file:
-            file.write(page.lines)
+        lines.append(Lines.of(page.lines))
         found, units, left = found + page.count, units + page.capacity_units, page.unprocessed
         if not left:
-            staged = Staged(Shape.ITEMS, (str(path),), found)
+            staged = Staged(Shape.ITEMS, tuple(lines), found)
             comparison.look_up(keys, staged, asked_at - SLACK, run.clock.aws_now() + SLACK)
             return units
         if not page.count:

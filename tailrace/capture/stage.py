@@ -1,4 +1,4 @@
-"""Staging: pages of many parts gather in one file, then become true in one commit.
+"""Staging: pages of many parts gather in memory, then become true in one commit.
 
 Threads add pages; when enough has gathered, the thread that noticed commits for all. Pages that
 arrive meanwhile wait, which is the back-pressure: what is staged is bounded by `flush_bytes`.
@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from tailrace.capture.ports import Clock, Log
+from tailrace.lines import Lines
 from tailrace.model import (
     Commit,
     Epoch,
@@ -38,7 +38,6 @@ class Stage:
         epoch: Epoch,
         shape: Shape,
         positions: dict[Part, Position],
-        folder: Path,
         clock: Clock,
         flush_bytes: int = FLUSH_BYTES,
         on_commit: Callable[[int, int], None] | None = None,
@@ -48,7 +47,7 @@ class Stage:
         self._epoch = epoch
         self._shape = shape
         self._committed = dict(positions)
-        self._path = folder / "staged.ndjson"
+        self._lines: list[bytes] = []
         self._clock = clock
         self._flush_bytes = flush_bytes
         self._on_commit = on_commit
@@ -57,7 +56,6 @@ class Stage:
         self._seen: set[Part] = set()
         self._read_at: datetime | None = None
         self._flushed_at = clock.monotonic()
-        self._path.write_bytes(b"")
         self.rows = 0
         self.bytes = 0
         self.newest: datetime | None = None
@@ -94,8 +92,7 @@ class Stage:
         """Adds a page that moves `part` to `position`; commits if enough has gathered."""
         with self._lock:
             if lines:
-                with self._path.open("ab") as file:
-                    file.write(lines)
+                self._lines.append(lines)
             self._note(part, rows, len(lines), position, finished, oldest, newest)
             if read_at is not None:
                 self._read_at = min(self._read_at or read_at, read_at)
@@ -154,7 +151,8 @@ class Stage:
             rows = sum(each.rows for each in moved)
             size = sum(each.bytes for each in moved)
             repeats = self._shape is Shape.KINESIS_RECORDS
-            staged = Staged(self._shape, (str(self._path),), rows, self._read_at, repeats)
+            lines = (Lines.of(b"".join(self._lines)),) if rows else ()
+            staged = Staged(self._shape, lines, rows, self._read_at, repeats)
             self._log.commit(
                 self._model,
                 Commit(self._epoch, moved, staged if rows else None, state, at, pass_record),
@@ -165,7 +163,7 @@ class Stage:
             self._pending = {}
             self._seen = set()
             self._read_at = None
-            self._path.write_bytes(b"")
+            self._lines = []
             self._flushed_at = self._clock.monotonic()
             self.rows += rows
             self.bytes += size

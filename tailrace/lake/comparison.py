@@ -24,6 +24,7 @@ from tailrace.lake.attach import connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import ANALYTICS, CHANGES
 from tailrace.lake.sql import bound, ident, literal, literals, value
+from tailrace.lake.staged import staging
 from tailrace.lake.version import epoch_sql, floor_sql, is_base_sql
 from tailrace.model import LIVE, Difference, Differences, Head, KeyAttribute, Staged
 
@@ -70,23 +71,22 @@ class Comparison:
     def add(self, staged: Staged, began: datetime, ended: datetime) -> None:
         """Takes in items that the source held at some time from `began` to `ended`.
 
-        Raises Terminal where the files do not hold as many."""
-        with self._mutex:
+        Raises Terminal where not as many were staged."""
+        with self._mutex, staging(self._con, staged.lines):
             done = self._insert(
                 f"SELECT key, image, {value(began)}, {value(ended)} FROM ({self._rows(staged)})"
             )
         if done != staged.rows:
             raise Terminal(
-                f"{self._model}: {staged.rows} items were expected in {', '.join(staged.files)},"
-                f" but {done} were read.",
-                "Run again. If it happens again, keep the files and report it.",
+                f"{self._model}: {staged.rows} items were staged, but {done} were read.",
+                "Run again. If it happens again, report it.",
             )
 
     def look_up(self, keys: Sequence[str], found: Staged, began: datetime, ended: datetime) -> None:
         """Takes in what became of `keys`, the log's key texts, when they were asked for: those
         that are not among the `found` items were not there."""
         rows = self._rows(found) if found.rows else "SELECT NULL AS key, NULL AS image LIMIT 0"
-        with self._mutex:
+        with self._mutex, staging(self._con, found.lines):
             self._insert(
                 f"SELECT asked.key, found.image, {value(began)}, {value(ended)}"
                 f" FROM unnest({literals(keys)}) AS asked(key)"
@@ -107,7 +107,7 @@ class Comparison:
         return [row[0] for row in rows], int(rows[0][1]) if rows else 0
 
     def _rows(self, staged: Staged) -> str:
-        return rows_sql(staged.shape, staged.files, self._key, 0, None)
+        return rows_sql(staged.shape, self._key, 0, None)
 
     def _insert(self, rows: str) -> int:
         try:

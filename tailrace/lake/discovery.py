@@ -83,7 +83,10 @@ def _explained_sql(known: Sequence[Attribute]) -> str:
     names = ", ".join(
         f"CASE WHEN lengths[{n}] IS NOT NULL THEN {size} END" for n, size in enumerate(around, 1)
     )
-    length = "1 + list_sum(lengths)::BIGINT" + (f" + list_sum([{names}])::BIGINT" if names else "")
+    length = "1 + list_sum(lengths)::BIGINT"
+    if known:  # where an image holds them all, their names need no counting
+        whole = f"list_count(lengths) = {len(known)} THEN {sum(around)}"
+        length += f" + CASE WHEN {whole} ELSE list_sum([{names}])::BIGINT END"
     numbers = ", ".join(
         _fits_sql(f"members[{n}]", each)
         for n, each in enumerate(known, start=1)

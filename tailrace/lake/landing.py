@@ -1,6 +1,6 @@
 """From staged bytes to log rows, inside DuckDB: one SELECT per shape of what AWS sends.
 
-Python never takes an item apart. A staged file holds one JSON object a line; the SELECT finds
+Python never takes an item apart. What is staged is one JSON object a row; the SELECT finds
 key, images and positions in it in one pass, by JSON pointers, so that any attribute name works.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from tailrace.lake.sql import literal, literals, pointer
+from tailrace.lake.staged import STAGED
 from tailrace.lake.version import (
     BASE_PHASE,
     PRIOR_PHASE,
@@ -20,18 +21,12 @@ from tailrace.lake.version import (
 )
 from tailrace.model import LOOKED_UP, SEQUENCE, Era, KeyAttribute, Shape
 
-# The longest line: an item may hold 400 KB, a record two images of it. A byte of an item becomes
-# at most eight of JSON (an element {"BOOL":false} counts as two), so this holds two images; the
-# reader's buffers, and the pieces it works on in parallel, are of twice this size.
-MAXIMUM_LINE_BYTES = 8 * 1024 * 1024
-
 TTL_PRINCIPAL = "dynamodb.amazonaws.com"
 QUOTE = '"'
 
 
 def rows_sql(
     shape: Shape,
-    files: Sequence[str],
     key: Sequence[KeyAttribute],
     epoch: int,
     read_at: datetime | None,
@@ -39,20 +34,16 @@ def rows_sql(
     members: Sequence[tuple[str, str]] = (),
 ) -> str:
     """SELECT of (version, epoch, op, key, image, old_image, changed_at, ttl_expired, looked_up,
-    members) over the staged `files`. `read_at` is when a full base was read; stream records of one
+    members) over what is staged. `read_at` is when a full base was read; stream records of one
     of the `eras`, which come oldest first, belong to it and not to `epoch` (Head.eras).
     `members` names attributes and types: the list of that name begins with their values in the
     image, as JSON texts, NULL where the item has no such attribute of that type."""
-    source = (
-        f"read_ndjson_objects({literals(files)}, format = 'newline_delimited',"
-        f" maximum_object_size = {MAXIMUM_LINE_BYTES})"
-    )
     if shape is Shape.KINESIS_RECORDS:
-        return _kinesis_records(source, key, epoch, eras, members)
+        return _kinesis_records(key, epoch, eras, members)
     if shape is Shape.STREAM_RECORDS:
-        return _stream_records(source, key, epoch, eras, members)
+        return _stream_records(key, epoch, eras, members)
     if shape is Shape.INCREMENTAL_LINES:
-        return _incremental_lines(source, key, epoch, members)
+        return _incremental_lines(key, epoch, members)
     paths = [pointer(*member) for member in members]
     paths += [pointer(attribute.name) for attribute in key]
     return f"""
@@ -60,11 +51,11 @@ def rows_sql(
             'READ' AS op, {_key_sql(key, len(members))} AS key, json AS image,
             NULL::JSON AS old_image, {_time(read_at)} AS changed_at,
             false AS ttl_expired, false AS looked_up, v AS members
-        FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {source})"""
+        FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
 
 
 def _incremental_lines(
-    source: str, key: Sequence[KeyAttribute], epoch: int, members: Sequence[tuple[str, str]]
+    key: Sequence[KeyAttribute], epoch: int, members: Sequence[tuple[str, str]]
 ) -> str:
     """A line holds a changed key's state at the end of its window; without a new image the item
     was deleted in it. Its position is the time of its last write, in microseconds."""
@@ -84,11 +75,10 @@ def _incremental_lines(
             {_key_sql(key, len(members))} AS key, {new} AS image, {old} AS old_image,
             make_timestamptz({micros}::BIGINT) AS changed_at, false AS ttl_expired,
             false AS looked_up, v AS members
-        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
 
 
 def _stream_records(
-    source: str,
     key: Sequence[KeyAttribute],
     epoch: int,
     eras: Sequence[Era],
@@ -129,11 +119,10 @@ def _stream_records(
             {removed} AND {principal} IS NOT DISTINCT FROM
                 {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
             {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
-        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source})"""
+        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
 
 
 def _kinesis_records(
-    source: str,
     key: Sequence[KeyAttribute],
     epoch: int,
     eras: Sequence[Era],
@@ -182,7 +171,7 @@ def _kinesis_records(
         FROM (
             SELECT v, {v["time"]}::DOUBLE::BIGINT
                 * CASE WHEN {in_micros} THEN 1 ELSE 1000 END AS micros
-            FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {source}))"""
+            FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED}))"""
 
 
 def _of_its_era(

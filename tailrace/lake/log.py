@@ -28,6 +28,7 @@ from tailrace.lake.attach import catalog_file, connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import CHANGES, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
+from tailrace.lake.staged import staging
 from tailrace.lake.ties import Tied, settled
 from tailrace.lake.turns import turn
 from tailrace.lake.version import span_of, time_sql
@@ -43,6 +44,7 @@ from tailrace.model import (
     PartProgress,
     PassRecord,
     Position,
+    Staged,
     TableDescription,
     passes_shown,
 )
@@ -297,8 +299,21 @@ class ChangeLog:
         _RepeatsError where that is needed."""
         staged = commit.staged
         assert staged is not None
-        epoch = commit.epoch
-        where = (staged.shape, staged.files, key, epoch.number, staged.read_at, eras)
+        with staging(con, staged.lines):
+            return self._land_staged(con, model, staged, commit.epoch, batch, key, eras, again)
+
+    def _land_staged(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        model: str,
+        staged: Staged,
+        epoch: Epoch,
+        batch: int,
+        key: tuple[KeyAttribute, ...],
+        eras: Sequence[Era],
+        again: _RepeatsError | None,
+    ) -> int:
+        where = (staged.shape, key, epoch.number, staged.read_at, eras)
         known = list(self._attributes(con, model).values())
         expected = known or discovery.discover(con, discovery.first_sql(rows_sql(*where)), [])
         rows = rows_sql(*where, [(each.path, each.type) for each in expected])
@@ -319,13 +334,12 @@ class ChangeLog:
                 raise _without_key(model, key) from error
             if NO_VERSION in str(error):
                 raise _without_version(model) from error
-            raise
+            raise _malformed(model, staged) or error from error
         count = int(landed[0]) if landed else 0
         if count != staged.rows and again is None:
             raise Terminal(
-                f"{model}: {staged.rows} rows were expected in {', '.join(staged.files)},"
-                f" but {count} were read.",
-                "Nothing was committed. If it happens again, keep the files and report it.",
+                f"{model}: {staged.rows} rows were staged, but {count} were read.",
+                "Nothing was committed. Run again. If it happens again, report it.",
             )
         if staged.repeats and again is None:
             _require_once(con, log, batch)
@@ -504,6 +518,21 @@ def _without_key(model: str, key: tuple[KeyAttribute, ...]) -> Terminal:
         f"{model}: rows lack a key attribute ({', '.join(each.name for each in key)}).",
         "The table was probably recreated with another key: materialize its base again.",
     )
+
+
+def _malformed(model: str, staged: Staged) -> Terminal | None:
+    """The error of the first text that is no JSON, if one is."""
+    for lines in staged.lines:
+        for number, text in enumerate(lines, start=1):
+            try:
+                json.loads(text)
+            except ValueError as error:
+                place = f"{lines.name} holds a text that" if lines.name else f"Text {number}"
+                return Terminal(
+                    f"{model}: {place} is no JSON: {error}",
+                    "Nothing of it was committed. Run again; if AWS sends it again, report it.",
+                )
+    return None
 
 
 def _without_version(model: str) -> Terminal:

@@ -14,16 +14,19 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 import msgspec
 from isal import igzip, isal_zlib
 
+from tailrace.lines import Lines
 from tailrace.privacy import Privacy
 from tailrace.sources import snappy
 
 # What is unpacked at a time: it should fit the processor's cache.
 UNPACK_BYTES = 256 * 1024
+
+# What is gathered in one buffer.
+GATHERED_BYTES = 4 * 1024 * 1024
 
 GZIP, ZIP, PARQUET, ORC = b"\x1f\x8b", b"PK\x03\x04", b"PAR1", b"ORC"
 SNAPPY_NAMES = (".snappy", ".hsnappy")
@@ -62,13 +65,11 @@ class _Record(msgspec.Struct, gc=False):
 @dataclass
 class Found:
     """What an object held: records of the table, of which `coarse` have their times in
-    milliseconds, their bytes, and the first and last time of a change in microseconds; how many
-    records were of which other tables, how many were none of DynamoDB's; and what of it may be
-    lost, in words."""
+    milliseconds, and the first and last time of a change in microseconds; how many records were of
+    which other tables, how many were none of DynamoDB's; and what of it may be lost, in words."""
 
-    rows: int = 0
+    lines: list[Lines] = field(default_factory=list)
     coarse: int = 0
-    bytes: int = 0
     oldest: int | None = None
     newest: int | None = None
     others: Counter[str] = field(default_factory=Counter)
@@ -106,26 +107,25 @@ def unpacked(key: str, body: bytes) -> Iterator[bytes]:
         raise DamagedError(f"is not a whole snappy file: {error}") from error
 
 
-def take_apart(
-    table: str, chunks: Iterable[bytes], out: BinaryIO, privacy: Privacy | None = None
-) -> Found:
-    """Writes the records of `table` to `out`, one a line as they came, or private; returns what
-    was there."""
-    taking = _Taking(table, out, privacy)
+def take_apart(table: str, chunks: Iterable[bytes], privacy: Privacy | None = None) -> Found:
+    """What an object of these chunks holds; the records of `table` as they came, or private."""
+    taking = _Taking(table, privacy)
     try:
         taking.all_of(iter(chunks))
     except DamagedError as error:
         taking.found.damage = str(error)
+    taking.gather()
     return taking.found
 
 
 class _Taking:
     """One object being taken apart."""
 
-    def __init__(self, table: str, out: BinaryIO, privacy: Privacy | None) -> None:
+    def __init__(self, table: str, privacy: Privacy | None) -> None:
         self._table = table
-        self._out = out
         self._privacy = privacy
+        self._own: list[bytes] = []
+        self._own_bytes = 0
         self.found = Found()
 
     def all_of(self, chunks: Iterator[bytes]) -> None:
@@ -175,15 +175,21 @@ class _Taking:
         return number
 
     def _take(self, lines: list[bytes], times: list[int]) -> None:
-        text = b"\n".join([*lines, b""])
         if self._privacy is not None:
-            text = self._privacy.records(text)
-        self._out.write(text)
+            lines = self._privacy.records(b"\n".join(lines)).splitlines()
+        self._own += lines
+        self._own_bytes += sum(map(len, lines))
+        if self._own_bytes > GATHERED_BYTES:
+            self.gather()
         found = self.found
-        found.rows += len(lines)
-        found.bytes += len(text)
         found.oldest = min(times) if found.oldest is None else min(found.oldest, *times)
         found.newest = max(times) if found.newest is None else max(found.newest, *times)
+
+    def gather(self) -> None:
+        """Puts together what was taken so far."""
+        if self._own:
+            self.found.lines.append(Lines.joined(self._own))
+            self._own, self._own_bytes = [], 0
 
     def _is_other(self, line: bytes, error: Exception) -> bool:
         """Counts a line that holds one JSON value of somebody else's, or nothing."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from io import BufferedIOBase, RawIOBase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from tailrace.errors import (
     SourceMissing,
     Terminal,
 )
+from tailrace.lines import Lines
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription, Window
 from tailrace.privacy import Privacy
 from tailrace.sources.aws import Aws, call, code_of, explained
@@ -34,8 +35,11 @@ FULL, INCREMENTAL = "FULL_EXPORT", "INCREMENTAL_EXPORT"
 COMPLETED = "COMPLETED"
 FAILED = "FAILED"
 
-# What is gunzipped at a time: it should fit the processor's cache.
-UNPACK_BYTES = 256 * 1024
+# What is gunzipped at a time, and then read by one thread of DuckDB's.
+UNPACK_BYTES = 1024 * 1024
+
+# What of a file is kept in memory; AWS's files are smaller as a rule.
+IN_MEMORY_BYTES = 256 * 1024 * 1024
 
 # What AWS writes before an item of a full export; after it comes one brace.
 ITEM = b'{"Item":'
@@ -211,13 +215,11 @@ class TableExport:
             bucket, summary.tableId, summary.exportTime, total, files, window, size
         )
 
-    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
-        """Fetches a data file's lines into `folder`, as `unpack` does."""
-        path = folder / PurePosixPath(file.key).stem
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> list[Lines]:
+        """What a data file holds, as `unpack` returns it."""
         with explained("s3:GetObject", f"s3://{bucket}/{file.key}", self._aws.region):
             body = self._aws.client("s3").get_object(Bucket=bucket, Key=file.key)["Body"]
-            unpack(body, file, f"s3://{bucket}/{file.key}", path, self._privacy)
-        return path
+            return unpack(body, file, f"s3://{bucket}/{file.key}", folder, self._privacy)
 
     def _object(self, bucket: str, key: str) -> bytes:
         """A manifest's bytes, checked against its checksum file if it has one."""
@@ -274,39 +276,43 @@ class _Hashed(RawIOBase):
 
 
 def unpack(
-    body: Body, file: ExportFile, name: str, path: Path, privacy: Privacy | None = None
-) -> None:
-    """Writes what the data file `name` holds to `path`, an item or a change a line, and checks
-    that it is a whole gzip file with the MD5 and the item count of its manifest. With `privacy`
-    no plain value is written. Raises CorruptExport, and leaves nothing; what reading `body` raises
-    goes through."""
+    body: Body, file: ExportFile, name: str, folder: Path, privacy: Privacy | None = None
+) -> list[Lines]:
+    """What the data file `name` holds, an item or a change a text, checked: it is a whole gzip file
+    with the MD5 and the item count of its manifest. With `privacy` no plain value is kept. What
+    goes beyond IN_MEMORY_BYTES lies in a file in `folder` that has no name.
+
+    Raises CorruptExport; what reading `body` raises goes through."""
     hashed = _Hashed(body)
     take = _changes if file.incremental else _items
-    if privacy is not None:
-        private = privacy.changes if file.incremental else privacy.items
-    found, fault = 0, None
+    lines: list[Lines] = []
+    kept, fault = 0, None
     try:
-        with igzip.GzipFile(fileobj=hashed, mode="rb") as stream, path.open("wb") as out:
-            for lines in _whole_lines(stream):
-                text, count = take(lines)
-                out.write(text if privacy is None else private(text))
-                found += count
+        with igzip.GzipFile(fileobj=hashed, mode="rb") as stream:
+            for text in _whole_lines(stream):
+                taken = take(text, name)
+                if privacy is not None:
+                    private = privacy.changes if file.incremental else privacy.items
+                    taken = Lines.of(private(b"\n".join(taken)), name)
+                kept += len(taken.data)
+                lines.append(taken if kept <= IN_MEMORY_BYTES else taken.on_disk(folder))
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         fault = f"is not a whole gzip file: {error}."
     except msgspec.DecodeError as error:
         fault = f'holds a line that is not {{"Item":…}}: {error}.'
+    found = sum(map(len, lines))
     md5 = hashed.md5()
     if file.md5 and md5 != file.md5:
         fault = f"({hashed.size} bytes) has the MD5 {md5}, but its manifest says {file.md5}."
     elif fault is None and found != file.items:
         fault = f"holds {found} items, but its manifest counts {file.items}."
     if fault is not None:
-        path.unlink(missing_ok=True)
         raise CorruptExport(
             f"{name} {fault}",
             "The file was truncated or altered after the export. Nothing of it was loaded. "
             + RESTORE_OR_RESTART,
         )
+    return lines
 
 
 def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
@@ -315,31 +321,28 @@ def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
     while chunk := stream.read(UNPACK_BYTES):
         lines, end, begun = (begun + chunk).rpartition(b"\n")
         if end:
-            yield lines + end
+            yield lines
     if begun:
-        yield begun + b"\n"
+        yield begun
 
 
-def _items(lines: bytes) -> tuple[bytes, int]:
-    """The items of lines {"Item":…}, and how many they are. Raises msgspec.DecodeError for a line
-    that is another.
+def _items(text: bytes, name: str) -> Lines:
+    """The items of lines {"Item":…}. Raises msgspec.DecodeError for a line that is another.
 
     What else stands in a line that begins as AWS writes it is left beside the item, which then is
     no JSON: whoever reads the items refuses it."""
-    items = [
-        line[len(ITEM) : -1] if line.startswith(ITEM) else _item(line)
-        for line in lines.removesuffix(b"\n").split(b"\n")
-    ]
-    return b"\n".join([*items, b""]), len(items)
+    lines = Lines.of(text, name)
+    items = lines.within(ITEM, b"}")
+    return Lines.joined(map(_item, lines), name) if items is None else items
 
 
-def _item(line: bytes) -> bytes:
-    return bytes(msgspec.json.decode(line, type=_Line).Item)
+def _item(line: bytes) -> msgspec.Raw:
+    return msgspec.json.decode(line, type=_Line).Item
 
 
-def _changes(lines: bytes) -> tuple[bytes, int]:
-    """Lines of an incremental export as they are, and how many they are."""
-    return lines, lines.count(b"\n")
+def _changes(text: bytes, name: str) -> Lines:
+    """Lines of an incremental export as they are."""
+    return Lines.of(text, name)
 
 
 def _export_refused(error: Terminal, table: TableDescription) -> Exception | None:

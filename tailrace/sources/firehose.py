@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from tailrace.config import FirehoseConfig, StreamConfig
@@ -228,13 +229,12 @@ class FirehoseObjects:
     def _is_failed(self, key: str) -> bool:
         return FAILED.search(key, len(self._static)) is not None
 
-    def read(self, delivery: Delivery, path: Path) -> Contents:
-        """Writes the table's records in an object to `path`, one a line; tells what it held.
+    def read(self, delivery: Delivery) -> Contents:
+        """The table's records in an object, and what else it held.
 
         What cannot be read is told as damage, as is an object that is gone. Raises Terminal for a
         format that is not read at all."""
         name = f"s3://{self._bucket}/{delivery.key}"
-        path.write_bytes(b"")
         self.calls += 1
         try:
             body = self._body(delivery.key, name)
@@ -245,13 +245,12 @@ class FirehoseObjects:
                 f"{name} is an ORC file.",
                 "Have Firehose deliver JSON, or convert it to Parquet.",
             )
-        with path.open("wb") as out:
-            chunks = self._chunks(delivery.key, body, path, name)
-            found = take_apart(self._table, chunks, out, self._privacy)
+        found = take_apart(self._table, self._chunks(delivery.key, body, name), self._privacy)
         return Contents(
-            rows=found.rows,
+            lines=tuple(found.lines),
+            rows=sum(map(len, found.lines)),
             coarse=found.coarse,
-            bytes=found.bytes,
+            bytes=sum(each.bytes for each in found.lines),
             oldest=_time(found.oldest),
             newest=_time(found.newest),
             others=dict(found.others),
@@ -266,12 +265,11 @@ class FirehoseObjects:
             )
             return body
 
-    def _chunks(self, key: str, body: bytes, path: Path, name: str) -> Iterator[bytes]:
+    def _chunks(self, key: str, body: bytes, name: str) -> Iterator[bytes]:
         if not body.startswith(PARQUET):
             yield from unpacked(key, body)
             return
-        in_file = _on_disk if self._privacy is None else _in_memory
-        with in_file(body, path.with_suffix(".parquet")) as file:
+        with _as_file(body) as file:
             try:
                 yield from self._converted(file, name)
             except ValueError as error:
@@ -280,22 +278,15 @@ class FirehoseObjects:
 
 
 @contextmanager
-def _on_disk(body: bytes, path: Path) -> Iterator[Path]:
-    path.write_bytes(body)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _in_memory(body: bytes, path: Path) -> Iterator[Path]:
-    """A file that is on no disk, which only Linux has; elsewhere it is."""
+def _as_file(body: bytes) -> Iterator[Path]:
+    """A file that is on no disk, which only Linux has; elsewhere one in TMPDIR for the moment."""
     if not hasattr(os, "memfd_create"):
-        with _on_disk(body, path) as file:
-            yield file
+        with NamedTemporaryFile() as named:
+            named.write(body)
+            named.flush()
+            yield Path(named.name)
         return
-    with open(os.memfd_create(path.name), "wb") as file:
+    with open(os.memfd_create("object"), "wb") as file:
         file.write(body)
         file.flush()
         yield Path(f"/proc/self/fd/{file.fileno()}")

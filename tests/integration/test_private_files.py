@@ -206,7 +206,7 @@ def test_no_file_ever_holds_a_plain_value(
         ).fetchone()
         assert joined == con.execute("SELECT count(*) FROM analytics.people").fetchone()
     assert not found(folder, SECRETS)
-    assert {"scratch", "warehouse"} <= searched, "the search looked where the public values were"
+    assert "warehouse" in searched, "the search looked where the public values were"
     assert {".parquet", ".sqlite"} <= {
         Path(each.partition(": ")[0]).suffix for each in found(folder / "warehouse", [PUBLIC])
     }
@@ -266,7 +266,9 @@ def _event(number: int, version: int) -> dict[str, Any]:
     return key | {"email": {"S": f"s3cr3t {version}"}, "version": {"N": str(version)}}
 
 
-def test_a_parquet_file_of_firehose_is_in_memory_alone(tmp_path: Path) -> None:
+def test_a_parquet_file_of_firehose_is_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change = {"ApproximateCreationDateTime": 1, "Keys": {"id": item(1)["id"]}, "NewImage": item(1)}
     text = json.dumps(change).replace("'", "''")
     lake = tmp_path / "delivered"
@@ -276,9 +278,10 @@ def test_a_parquet_file_of_firehose_is_in_memory_alone(tmp_path: Path) -> None:
     )
     body = lake.read_bytes()
     lake.unlink()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def converted(file: Path, name: str) -> Iterator[bytes]:
-        assert not list(tmp_path.glob("*.parquet"))
+        assert not list(tmp_path.iterdir())
         yield from record_lines(file, name)
 
     class Bucket(FirehoseObjects):
@@ -287,14 +290,15 @@ def test_a_parquet_file_of_firehose_is_in_memory_alone(tmp_path: Path) -> None:
 
     private = Privacy("people", RULES, ["id", "number"], SALT)
     objects = Bucket(Aws(AwsConfig(region="us-east-1")), "t", "b", "", converted, private)
-    contents = objects.read(Delivery("key", 1, datetime.now(UTC), False), tmp_path / "staged")
+    contents = objects.read(Delivery("key", 1, datetime.now(UTC), False))
     assert (contents.rows, contents.damage) == (1, "")
+    (tmp_path / "held").write_bytes(b"".join(each.data for each in contents.lines))
     assert found(tmp_path, [PUBLIC])
     assert not found(tmp_path, SECRETS)
 
 
 def _search_at_each_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Searches every file whenever staged files are about to be taken in; returns the folders in
+    """Searches every file whenever what is staged is about to be taken in; returns the folders in
     which the search found public values."""
     searched: set[str] = set()
 

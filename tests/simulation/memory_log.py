@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -259,9 +258,8 @@ def _landed(
 ) -> list[Row]:
     rows = [
         _row(model, staged.shape, line, epoch, eras, batch, table)
-        for path in staged.files
-        for line in Path(path).read_bytes().splitlines()
-        if line.strip()
+        for lines in staged.lines
+        for line in lines
     ]
     if len(rows) != staged.rows:
         raise Terminal(f"{model}: {staged.rows} rows were expected, but {len(rows)} were read.")

@@ -395,8 +395,8 @@ MUTATIONS = (
         "lines that are no items of an export skipped",
         "No loss",
         EXPORT,
-        '        for line in lines.removesuffix(b"\\n").split(b"\\n")\n',
-        '        for line in lines.split(b"\\n")\n        if b"Item" in line\n',
+        "Lines.joined(map(_item, lines), name) if items is None",
+        'Lines.of(b"", name) if items is None',
         tests=EXPORT_TESTS,
     ),
     Mutation(

@@ -16,6 +16,7 @@ from tailrace.capture.ports import Log
 from tailrace.config import Warehouse
 from tailrace.errors import Stale, Terminal
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -60,10 +61,8 @@ class Subject:
     def stage(
         self, lines: list[Any], shape: Shape = Shape.ITEMS, rows: int | None = None
     ) -> Staged:
-        text = "".join(json.dumps(each) + "\n" for each in lines).encode()
-        path = self.folder / f"staged-{len(list(self.folder.iterdir()))}"
-        path.write_bytes(text)
-        return Staged(shape, (str(path),), len(lines) if rows is None else rows, NOW)
+        text = "\n".join(map(json.dumps, lines)).encode()
+        return Staged(shape, (Lines.of(text),), len(lines) if rows is None else rows, NOW)
 
     def commit(self, **parts: Any) -> int:
         return self.log.commit(self.model, Commit(**{"epoch": epoch()} | parts))
@@ -297,9 +296,8 @@ def test_a_shard_that_is_still_open_counts_as_seen_by_the_new_epoch(subject: Sub
 
 def test_bad_rows_are_refused_and_leave_no_trace(subject: Subject) -> None:
     subject.log.open_epoch(subject.model, TABLE, epoch())
-    broken = subject.stage([item(1)])
-    path = Path(broken.files[0])
-    path.write_bytes(path.read_bytes()[:20])
+    cut = json.dumps(item(1))[:20].encode()
+    broken = Staged(Shape.ITEMS, (Lines.of(cut),), 1, NOW)
     for staged in (subject.stage([item(1)], rows=2), subject.stage([{"pk": {"S": "a"}}]), broken):
         with pytest.raises(Terminal):
             subject.commit(parts=(moved(SEGMENT, None, "k", 1),), staged=staged)

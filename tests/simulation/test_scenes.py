@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
 
@@ -12,10 +11,12 @@ import pytest
 
 import sandbox.streams
 import tailrace.engine
+from tailrace import lines
 from tailrace.capture import bootstrap, stage
 from tailrace.engine import Engine
 from tailrace.errors import Retryable, Terminal
 from tailrace.model import LIVE, OPEN, BaseResult, DrainResult
+from tailrace.sources import export
 from tests.simulation.story import Story
 from tests.simulation.truth import micros
 from tests.simulation.world import FATAL, MODEL, REGION, TABLE, Weather, World
@@ -85,19 +86,21 @@ def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Stor
 
 
 def test_a_full_disk_is_called_that_and_loses_nothing(story: Story) -> None:
+    """A file of an export that is too large for the memory goes to disk."""
     world = story.world
     for _ in range(20):
         world.write()
+    world.configure("export")
 
-    def full(path: Path, *_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def drain(engine: Engine) -> DrainResult:
-        with patch.object(Path, "open", full):
-            return engine.drain_table(MODEL)
+    def base(engine: Engine) -> BaseResult:
+        with patch.object(export, "IN_MEMORY_BYTES", 0), patch.object(lines, "TemporaryFile", full):
+            return engine.base(MODEL)
 
-    found = world.process("drain", drain)
-    assert isinstance(found, Terminal)
+    found = world.process("base", base)
+    assert isinstance(found, Terminal), found
     assert "The disk is full: [Errno 28] No space left on device" in str(found)
     assert "(TMPDIR) and run again" in str(found)
     _drained_to_the_tip(story)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrace.errors import IteratorExpired, SourceMissing, TailraceError, Terminal, Trimmed
+from tailrace.lines import Lines
 from tailrace.model import (
     OPEN,
     Commit,
@@ -253,12 +254,10 @@ class FakeExport:
         window = self.windows.get(state.arn.rpartition("/")[2])
         return ExportManifest("bucket", self.table_id, state.export_time, total, self.files, window)
 
-    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> Path:
+    def fetch(self, bucket: str, file: ExportFile, folder: Path) -> list[Lines]:
         self.fetched.append(file.key)
-        path = folder / file.key.removesuffix(".gz")
         with (self.folder / file.key).open("rb") as body:
-            unpack(body, file, file.key, path)
-        return path
+            return unpack(body, file, file.key, folder)
 
 
 def dies_at(moment: str, number: int) -> Callable[[str], None]:

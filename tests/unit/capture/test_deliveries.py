@@ -16,6 +16,7 @@ from tailrace.capture import coverage, deliveries
 from tailrace.capture.deliveries import Delay, mark, read_mark
 from tailrace.capture.drain import Budget
 from tailrace.errors import Retryable, SourceMissing, Stale, Terminal
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -83,21 +84,19 @@ class Bucket:
     def require_layout(self) -> None:
         pass
 
-    def read(self, delivery: Delivery, path: Path) -> Contents:
+    def read(self, delivery: Delivery) -> Contents:
         self.reads.append(delivery.key)
         self.before_read(delivery.key)
         if delivery.key in self.contents:
-            path.write_bytes(b"")
             return self.contents[delivery.key]
         if delivery.key not in self.objects:
             return Contents(damage=f"{delivery.key} was deleted before it was read")
         records = self.objects[delivery.key][1]
-        lines = b"".join(msgspec.json.encode(each) + b"\n" for each in records)
-        path.write_bytes(lines)
+        lines = Lines.joined(map(msgspec.json.encode, records))
         times = [each["dynamodb"]["ApproximateCreationDateTime"] / 1000 for each in records]
         made = [datetime.fromtimestamp(each, NOW.tzinfo) for each in times]
         coarse = len(records) if delivery.key in self.coarse else 0
-        return Contents(len(records), len(lines), min(made), max(made), coarse=coarse)
+        return Contents((lines,), len(lines), lines.bytes, min(made), max(made), coarse=coarse)
 
 
 @dataclass
@@ -112,9 +111,7 @@ class Site:
 
     def drain(self, seconds: float = 40.0, most_bytes: int = 2**30) -> DrainResult:
         budget = Budget(seconds, most_bytes)
-        return deliveries.drain(
-            self.log, self.bucket, self.clock, "orders", budget, self.folder, DELAY
-        )
+        return deliveries.drain(self.log, self.bucket, self.clock, "orders", budget, DELAY)
 
     def reach(self, *states: str) -> None:
         for state in states:

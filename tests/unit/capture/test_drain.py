@@ -61,9 +61,7 @@ def run(tmp_path: Path) -> Callable[..., DrainResult]:
         freshness_seconds: float = 0.0,
     ) -> DrainResult:
         clock = clock or FakeClock()
-        return drain(
-            log, stream, clock, "orders", budget, tmp_path, freshness_seconds=freshness_seconds
-        )
+        return drain(log, stream, clock, "orders", budget, freshness_seconds=freshness_seconds)
 
     return run
 

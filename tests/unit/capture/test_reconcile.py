@@ -81,8 +81,7 @@ class FakeComparison:
 
 
 def _lines(staged: Staged) -> list[str]:
-    paths = [Path(file) for file in staged.files]
-    lines = [line for path in paths for line in path.read_text().splitlines()]
+    lines = [line.decode() for lines in staged.lines for line in lines]
     assert len(lines) == staged.rows
     return lines
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -24,19 +23,19 @@ def line(key: str) -> bytes:
     return json.dumps({"pk": {"S": key}}).encode() + b"\n"
 
 
-def staging(log: MemoryLog, folder: Path, clock: FakeClock, flush_bytes: int = 10**9) -> Stage:
+def staging(log: MemoryLog, clock: FakeClock, flush_bytes: int = 10**9) -> Stage:
     head = log.head("orders")
     assert head.epoch is not None
-    return Stage(log, "orders", head.epoch, Shape.ITEMS, head.positions, folder, clock, flush_bytes)
+    return Stage(log, "orders", head.epoch, Shape.ITEMS, head.positions, clock, flush_bytes)
 
 
 def add(stage: Stage, part: Part, key: str, *, finished: bool = False) -> None:
     stage.add(part, line(key), 1, None if finished else key, finished=finished)
 
 
-def test_pages_are_committed_together_with_their_positions(tmp_path: Path) -> None:
+def test_pages_are_committed_together_with_their_positions() -> None:
     log, store = open_log()
-    stage = staging(log, tmp_path, FakeClock())
+    stage = staging(log, FakeClock())
     add(stage, ONE, "a")
     add(stage, TWO, "b", finished=True)
     add(stage, ONE, "c")
@@ -47,9 +46,9 @@ def test_pages_are_committed_together_with_their_positions(tmp_path: Path) -> No
     assert {row.batch for row in store.rows} == {2}
 
 
-def test_a_part_stands_where_its_staged_pages_end(tmp_path: Path) -> None:
+def test_a_part_stands_where_its_staged_pages_end() -> None:
     log, _ = open_log()
-    stage = staging(log, tmp_path, FakeClock())
+    stage = staging(log, FakeClock())
     assert stage.position(ONE) == Position()
     add(stage, ONE, "a")
     assert stage.position(ONE) == Position("a")
@@ -57,34 +56,34 @@ def test_a_part_stands_where_its_staged_pages_end(tmp_path: Path) -> None:
     assert stage.position(ONE) == Position("a")
 
 
-def test_enough_bytes_are_committed_at_once(tmp_path: Path) -> None:
+def test_enough_bytes_are_committed_at_once() -> None:
     log, store = open_log()
-    stage = staging(log, tmp_path, FakeClock(), flush_bytes=len(line("a")) * 2)
+    stage = staging(log, FakeClock(), flush_bytes=len(line("a")) * 2)
     add(stage, ONE, "a")
     assert landed(store) == []
     add(stage, ONE, "b")
     assert landed(store) == ["a", "b"]
 
 
-def test_what_waited_long_enough_is_committed_with_the_next_page(tmp_path: Path) -> None:
+def test_what_waited_long_enough_is_committed_with_the_next_page() -> None:
     log, store = open_log()
     clock = FakeClock()
-    stage = staging(log, tmp_path, clock)
+    stage = staging(log, clock)
     add(stage, ONE, "a")
     clock.sleep(stage_module.FLUSH_SECONDS)
     add(stage, ONE, "b")
     assert landed(store) == ["a", "b"]
 
 
-def test_empty_pages_that_move_nothing_commit_nothing(tmp_path: Path) -> None:
+def test_empty_pages_that_move_nothing_commit_nothing() -> None:
     log, store = open_log()
-    stage = staging(log, tmp_path, FakeClock())
+    stage = staging(log, FakeClock())
     stage.add(ONE, b"", 0, None, finished=False)
     stage.flush()
     assert store.batch == 1
 
 
-def test_a_commit_that_fails_loses_nothing(tmp_path: Path) -> None:
+def test_a_commit_that_fails_loses_nothing() -> None:
     refusals = [Retryable("the catalog is busy")] * 2
 
     def busy(moment: str) -> None:
@@ -92,7 +91,7 @@ def test_a_commit_that_fails_loses_nothing(tmp_path: Path) -> None:
             raise refusals.pop()
 
     log, store = open_log(hook=busy)
-    stage = staging(log, tmp_path, FakeClock())
+    stage = staging(log, FakeClock())
     add(stage, ONE, "a")
     for _ in range(2):
         with pytest.raises(Retryable):
@@ -104,19 +103,17 @@ def test_a_commit_that_fails_loses_nothing(tmp_path: Path) -> None:
     assert log.head("orders").positions == {ONE: Position("b")}
 
 
-def test_readers_wait_while_a_commit_is_slow_so_that_what_is_staged_stays_small(
-    tmp_path: Path,
-) -> None:
+def test_readers_wait_while_a_commit_is_slow_so_that_what_is_staged_stays_small() -> None:
     sizes: list[int] = []
 
     def slow(moment: str) -> None:
         if moment == "before commit":
             time.sleep(0.005)
-            sizes.append((tmp_path / "staged.ndjson").stat().st_size)
+            sizes.append(stage._staged_bytes())
 
     log, store = open_log(hook=slow)
     limit = 4 * len(line("p0-00"))
-    stage = staging(log, tmp_path, FakeClock(), flush_bytes=limit)
+    stage = staging(log, FakeClock(), flush_bytes=limit)
 
     def read(number: int) -> None:
         part = Part("base", "scan", "arn:table", str(number))
@@ -133,30 +130,18 @@ def test_readers_wait_while_a_commit_is_slow_so_that_what_is_staged_stays_small(
     assert max(sizes) <= limit
 
 
-def test_totals_count_what_was_committed(tmp_path: Path) -> None:
+def test_totals_count_what_was_committed() -> None:
     log, _ = open_log()
-    stage = staging(log, tmp_path, FakeClock())
+    stage = staging(log, FakeClock())
     add(stage, ONE, "a")
     assert (stage.rows, stage.bytes) == (0, 0)
     stage.flush()
     assert (stage.rows, stage.bytes) == (1, len(line("a")))
 
 
-def test_a_stage_starts_with_an_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "staged.ndjson").write_bytes(line("left by a killed run"))
+def test_two_stages_from_one_position_do_not_both_succeed() -> None:
     log, store = open_log()
-    stage = staging(log, tmp_path, FakeClock())
-    add(stage, ONE, "a")
-    stage.flush()
-    assert landed(store) == ["a"]
-
-
-def test_two_stages_from_one_position_do_not_both_succeed(tmp_path: Path) -> None:
-    log, store = open_log()
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        folder.mkdir()
-    first, second = (staging(log, folder, FakeClock()) for folder in folders)
+    first, second = (staging(log, FakeClock()) for _ in range(2))
     add(first, ONE, "a")
     add(second, ONE, "a")
     first.flush()

@@ -16,6 +16,7 @@ from tailrace.config import Warehouse
 from tailrace.errors import Terminal
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -139,9 +140,8 @@ class Lake:
         self.log.commit(self.model, Commit(epoch, (moved,), staged))
 
     def staged(self, *lines: dict[str, Any], shape: Shape = Shape.ITEMS) -> Staged:
-        path = self.folder / f"staged-{len(list(self.folder.iterdir()))}"
-        path.write_text("".join(json.dumps(each) + "\n" for each in lines))
-        return Staged(shape, (str(path),), len(lines))
+        text = "\n".join(map(json.dumps, lines))
+        return Staged(shape, (Lines.of(text.encode()),), len(lines))
 
     def execute(self, sql: str) -> None:
         self.log.query(sql)
@@ -308,7 +308,7 @@ def test_an_image_that_is_no_item_is_a_difference_and_no_failure(lake: Lake) -> 
 
 def test_fewer_items_than_were_counted_are_refused(lake: Lake) -> None:
     short = replace(lake.staged(item(1)), rows=2)
-    with lake.comparison() as comparison, pytest.raises(Terminal, match="2 items were expected"):
+    with lake.comparison() as comparison, pytest.raises(Terminal, match="2 items were staged"):
         comparison.add(short, at(1), at(1))
 
 

@@ -12,6 +12,7 @@ import pytest
 from tailrace.config import Warehouse
 from tailrace.errors import Stale
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     OPEN,
@@ -76,12 +77,11 @@ def test_it_is_read_again_where_others_have_committed(logs: tuple[ChangeLog, Cha
     assert one.head("t") == other.head("t")
 
 
-def test_a_commit_that_fails_leaves_it(logs: tuple[ChangeLog, ChangeLog], tmp_path: Path) -> None:
+def test_a_commit_that_fails_leaves_it(logs: tuple[ChangeLog, ChangeLog]) -> None:
     one, other = logs
     one.commit("t", Commit(EPOCH, (move(SHARD, None, "1"),)))
-    file = tmp_path / "staged"
-    file.write_text(json.dumps({"other": {"S": "no key"}}) + "\n")
-    broken = Staged(Shape.ITEMS, (str(file),), 1, NOW)
+    text = json.dumps({"other": {"S": "no key"}})
+    broken = Staged(Shape.ITEMS, (Lines.of(text.encode()),), 1, NOW)
     part = PartProgress(SEGMENT, None, "a", False, 1, 10)
     with pytest.raises(Exception, match="key attribute"):
         one.commit("t", Commit(EPOCH, (part,), broken))

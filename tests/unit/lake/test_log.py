@@ -23,6 +23,7 @@ from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import attach, discovery
 from tailrace.lake import log as log_module
 from tailrace.lake.log import ChangeLog
+from tailrace.lines import Lines
 from tailrace.model import (
     OPEN,
     Commit,
@@ -96,18 +97,17 @@ def item(number: int, **attributes: Any) -> dict[str, Any]:
     return {"pk": {"S": f"p{number}"}, "sk": {"N": str(number)}} | attributes
 
 
-def staged(folder: Path, items: list[dict[str, Any]], shape: Shape = Shape.ITEMS) -> Staged:
-    path = folder / f"staged-{len(list(folder.iterdir()))}"
-    path.write_text("".join(json.dumps(each) + "\n" for each in items))
-    return Staged(shape, (str(path),), len(items), NOW)
+def staged(items: list[dict[str, Any]], shape: Shape = Shape.ITEMS) -> Staged:
+    text = "\n".join(map(json.dumps, items))
+    return Staged(shape, (Lines.of(text.encode()),), len(items), NOW)
 
 
 def moved(part: Part, start: str | None, end: str | None, rows: int = 0) -> PartProgress:
     return PartProgress(part, start, end, end is None, rows, 0)
 
 
-def test_rows_and_checkpoint_become_true_together(orders: Orders, tmp_path: Path) -> None:
-    orders.commit(staged(tmp_path, [item(1), item(2)]), None, "k2", SEGMENT)
+def test_rows_and_checkpoint_become_true_together(orders: Orders) -> None:
+    orders.commit(staged([item(1), item(2)]), None, "k2", SEGMENT)
     assert orders.log.head(orders.model).positions[SEGMENT] == Position("k2")
     assert orders.rows("key, op, version") == [
         ('{"pk":{"S":"p1"},"sk":{"N":"1"}}', "READ", "0000010" + "0" * 40),
@@ -127,13 +127,10 @@ def record(number: int, sequence: str, event: str = "MODIFY", **more: Any) -> di
     return {"eventName": event, "dynamodb": change} | more
 
 
-def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
-    orders: Orders, tmp_path: Path
-) -> None:
+def test_stream_records_keep_order_tombstones_and_the_ttl_mark(orders: Orders) -> None:
     ttl = {"userIdentity": {"type": "Service", "principalId": "dynamodb.amazonaws.com"}}
     other = {"userIdentity": {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}}
     rows = staged(
-        tmp_path,
         [
             record(1, "9" * 21),
             record(1, "1" + "0" * 21, "REMOVE", **ttl),
@@ -153,7 +150,7 @@ def test_stream_records_keep_order_tombstones_and_the_ttl_mark(
     ]
 
 
-def test_what_was_read_is_kept_to_the_letter(orders: Orders, tmp_path: Path) -> None:
+def test_what_was_read_is_kept_to_the_letter(orders: Orders) -> None:
     deep: dict[str, Any] = {"S": "é\u2028\U0001f600\"\\'"}
     for _ in range(32):
         deep = {"M": {"x": deep}}
@@ -168,38 +165,38 @@ def test_what_was_read_is_kept_to_the_letter(orders: Orders, tmp_path: Path) -> 
             "tiny": {"N": "1E-130"},
         },
     )
-    orders.commit(staged(tmp_path, [big]), None, "k", SEGMENT)
+    orders.commit(staged([big]), None, "k", SEGMENT)
     ((image,),) = orders.rows("image::VARCHAR")
     assert json.loads(image) == big
     assert image == json.dumps(big)
 
 
-def test_keys_may_be_called_anything(warehouse: ChangeLog, tmp_path: Path) -> None:
+def test_keys_may_be_called_anything(warehouse: ChangeLog) -> None:
     names = ("a/b~c", 'x"y')
     table = TableDescription(
         "t", "arn:t", "i", tuple(KeyAttribute(each, "S") for each in names), "arn:s", "NEW_IMAGE"
     )
     warehouse.open_epoch('we"ird; --', table, epoch())
-    rows = staged(tmp_path, [{names[1]: {"S": "2"}, names[0]: {"S": "1"}}])
+    rows = staged([{names[1]: {"S": "2"}, names[0]: {"S": "1"}}])
     warehouse.commit('we"ird; --', Commit(epoch(), (moved(SEGMENT, None, "k", 1),), rows))
     assert warehouse.query('SELECT key FROM changes."we""ird; --"') == [
         ('{"a/b~c":{"S":"1"},"x\\"y":{"S":"2"}}',)
     ]
 
 
-def test_a_row_without_its_key_is_refused_and_nothing_lands(orders: Orders, tmp_path: Path) -> None:
-    rows = staged(tmp_path, [item(1), {"pk": {"S": "p"}}])
+def test_a_row_without_its_key_is_refused_and_nothing_lands(orders: Orders) -> None:
+    rows = staged([item(1), {"pk": {"S": "p"}}])
     with pytest.raises(Terminal, match="lack a key attribute"):
         orders.commit(rows, None, "k", SEGMENT)
     assert orders.rows("key") == []
     assert SEGMENT not in orders.log.head(orders.model).positions
 
 
-def test_attributes_are_found_with_their_types_and_digits(orders: Orders, tmp_path: Path) -> None:
+def test_attributes_are_found_with_their_types_and_digits(orders: Orders) -> None:
     first = [item(1, n={"N": "-12.345"}, a={"S": "x"}), item(2, a={"NULL": True})]
-    orders.commit(staged(tmp_path, first), None, "k1", SEGMENT)
+    orders.commit(staged(first), None, "k1", SEGMENT)
     second = [item(30, n={"N": "1"}), item(4, n={"N": "1E+40"}, new={"L": []})]
-    orders.commit(staged(tmp_path, second), "k1", "k2", SEGMENT)
+    orders.commit(staged(second), "k1", "k2", SEGMENT)
     assert orders.attributes() == {
         ("a", "NULL", None, None),
         ("a", "S", None, None),
@@ -210,12 +207,10 @@ def test_attributes_are_found_with_their_types_and_digits(orders: Orders, tmp_pa
     }
 
 
-def compact(folder: Path, items: list[dict[str, Any]]) -> Staged:
+def compact(items: list[dict[str, Any]]) -> Staged:
     """Items as AWS writes them: without white space, in UTF-8."""
-    path = folder / f"staged-{len(list(folder.iterdir()))}"
     text = (json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in items)
-    path.write_text("".join(line + "\n" for line in text))
-    return Staged(Shape.ITEMS, (str(path),), len(items), NOW)
+    return Staged(Shape.ITEMS, (Lines.of("\n".join(text).encode()),), len(items), NOW)
 
 
 KNOWN = item(1, n={"N": "12.5"}, e={"N": "-1E+9"}, a={"S": "x"}, m={"M": {"x": {"S": ""}}})
@@ -253,21 +248,21 @@ def wrapped(number: int, shape: Shape, image: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("more", "new"), NEWS)
 def test_whatever_an_image_brings_is_found_while_it_lands(
-    orders: Orders, tmp_path: Path, more: dict[str, Any], new: set[tuple[Any, ...]]
+    orders: Orders, more: dict[str, Any], new: set[tuple[Any, ...]]
 ) -> None:
-    orders.commit(compact(tmp_path, [KNOWN]), None, "1", SEGMENT)
+    orders.commit(compact([KNOWN]), None, "1", SEGMENT)
     before = orders.attributes()
-    orders.commit(compact(tmp_path, [KNOWN, KNOWN | more, item(3)]), "1", "2", SEGMENT)
+    orders.commit(compact([KNOWN, KNOWN | more, item(3)]), "1", "2", SEGMENT)
     assert orders.attributes() - before == new
 
 
 @pytest.mark.parametrize("shape", list(Shape))
-def test_it_is_found_in_lines_of_every_shape(orders: Orders, tmp_path: Path, shape: Shape) -> None:
+def test_it_is_found_in_lines_of_every_shape(orders: Orders, shape: Shape) -> None:
     start, before = None, set[tuple[Any, ...]]()
     part = SEGMENT if shape in (Shape.ITEMS, Shape.INCREMENTAL_LINES) else SHARD
     for images in ([KNOWN], [KNOWN, *(KNOWN | more for more, _ in NEWS), item(3)]):
         before = orders.attributes()
-        rows = compact(tmp_path, [wrapped(at, shape, each) for at, each in enumerate(images)])
+        rows = compact([wrapped(at, shape, each) for at, each in enumerate(images)])
         end = str(len(images))
         orders.commit(replace(rows, shape=shape), start, end, part)
         start = end
@@ -284,28 +279,26 @@ def test_it_is_found_in_lines_of_every_shape(orders: Orders, tmp_path: Path, sha
     }
 
 
-def test_an_item_of_a_thousand_attributes_lands_again_and_again(
-    orders: Orders, tmp_path: Path
-) -> None:
+def test_an_item_of_a_thousand_attributes_lands_again_and_again(orders: Orders) -> None:
     wide = item(1, **{f"n{number}": {"N": str(number)} for number in range(1_000)})
-    orders.commit(compact(tmp_path, [wide]), None, "1", SEGMENT)
+    orders.commit(compact([wide]), None, "1", SEGMENT)
     before = orders.attributes()
     assert len(before) == 1_002
-    orders.commit(compact(tmp_path, [wide]), "1", "2", SEGMENT)
+    orders.commit(compact([wide]), "1", "2", SEGMENT)
     more = wide | {"n999": {"N": "1.5"}, "new": {"S": ""}}
-    orders.commit(compact(tmp_path, [more]), "2", "3", SEGMENT)
+    orders.commit(compact([more]), "2", "3", SEGMENT)
     assert orders.attributes() - before == {("n999", "N", 3, 1), ("new", "S", None, None)}
 
 
 def test_only_what_is_not_known_is_read_again(
-    orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = compact(tmp_path, [KNOWN])
+    first = compact([KNOWN])
     orders.commit(first, None, "1", SEGMENT)
     monkeypatch.setattr(discovery, "discover", refuse)
-    same = compact(tmp_path, [KNOWN, item(2)])
+    same = compact([KNOWN, item(2)])
     orders.commit(same, "1", "2", SEGMENT)
-    other = compact(tmp_path, [KNOWN | {"b": {"S": ""}}])
+    other = compact([KNOWN | {"b": {"S": ""}}])
     with pytest.raises(AssertionError, match="read again"):
         orders.commit(other, "2", "3", SEGMENT)
 
@@ -323,30 +316,27 @@ NO_OBJECTS = [
 
 
 @pytest.mark.parametrize("line", NO_OBJECTS)
-def test_a_line_that_is_no_json_object_is_refused(
-    orders: Orders, tmp_path: Path, line: str
-) -> None:
-    path = tmp_path / "lines"
-    path.write_text(json.dumps(item(1)) + "\n" + line + "\n")
-    rows = Staged(Shape.ITEMS, (str(path),), 2, NOW)
+def test_a_line_that_is_no_json_object_is_refused(orders: Orders, line: str) -> None:
+    text = json.dumps(item(1)) + "\n" + line + "\n"
+    rows = Staged(Shape.ITEMS, (Lines.of(text.encode(), "s3://bucket/f.gz"),), 2, NOW)
     with pytest.raises(Terminal):
         orders.commit(rows, None, "k", SEGMENT)
     assert orders.rows("key") == []
 
 
-def test_what_brings_nothing_new_adds_no_attribute(orders: Orders, tmp_path: Path) -> None:
+def test_what_brings_nothing_new_adds_no_attribute(orders: Orders) -> None:
     for start, end in ((None, "k1"), ("k1", "k2")):
-        rows = staged(tmp_path, [item(1, a={"S": "x"})])
+        rows = staged([item(1, a={"S": "x"})])
         orders.commit(rows, start, end, SEGMENT)
     count = "SELECT count(*), max(batch) FROM tailrace.attributes WHERE model = ?"
     assert orders.log.query(count, [orders.model]) == [(3, 2)]
 
 
-def test_a_rolled_back_batch_teaches_no_attribute(orders: Orders, tmp_path: Path) -> None:
-    bad = staged(tmp_path, [item(1, a={"S": "x"}), {"pk": {"S": "no sort key"}}])
+def test_a_rolled_back_batch_teaches_no_attribute(orders: Orders) -> None:
+    bad = staged([item(1, a={"S": "x"}), {"pk": {"S": "no sort key"}}])
     with pytest.raises(Terminal):
         orders.commit(bad, None, "k", SEGMENT)
-    good = staged(tmp_path, [item(1, a={"S": "x"})])
+    good = staged([item(1, a={"S": "x"})])
     orders.commit(good, None, "k", SEGMENT)
     assert {path for path, *_ in orders.attributes()} == {"a", "pk", "sk"}
 
@@ -362,7 +352,7 @@ def test_of_writers_at_one_position_one_wins_however_they_race(
 
     def write(number: int) -> None:
         for step in range(5):
-            rows = staged_by(tmp_path, number, step)
+            rows = staged([item(step)])
             start.wait()
             before = f"k{step - 1}" if step else None
             try:
@@ -384,12 +374,6 @@ def test_of_writers_at_one_position_one_wins_however_they_race(
         log.close()
 
 
-def staged_by(folder: Path, writer: int, step: int) -> Staged:
-    path = folder / f"staged-{writer}-{step}"
-    path.write_text(json.dumps(item(step)) + "\n")
-    return Staged(Shape.ITEMS, (str(path),), 1, NOW)
-
-
 # In a process of its own: a process does not see its own locks.
 HOLD_CATALOG = """
 import sqlite3, sys
@@ -407,7 +391,7 @@ def test_a_commit_waits_for_a_locked_catalog_and_gives_up_in_bounded_tries(
     monkeypatch.setattr(log_module, "COMMIT_ATTEMPTS", 3)
     with ChangeLog(warehouse_in(tmp_path)) as log:
         orders = Orders(log)
-        rows = staged(tmp_path, [item(1)])
+        rows = staged([item(1)])
         command = [sys.executable, "-c", HOLD_CATALOG, str(tmp_path / "catalog.sqlite")]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -424,13 +408,13 @@ def test_a_commit_waits_for_a_locked_catalog_and_gives_up_in_bounded_tries(
         assert log.head(orders.model).positions == {SEGMENT: Position("k")}
 
 
-def fill_the_disk(disk: Path, scratch: Path) -> None:
+def fill_the_disk(disk: Path) -> None:
     """What the next test does in a file system of a megabyte, in a process of its own."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
     with ChangeLog(warehouse_in(disk)) as log:
         orders = Orders(log)
         noise = [base64.b64encode(os.urandom(2_250)).decode() for _ in range(1_000)]
-        rows = staged(scratch, [item(n, x={"B": text}) for n, text in enumerate(noise)])
+        rows = staged([item(n, x={"B": text}) for n, text in enumerate(noise)])
         with pytest.raises(Terminal, match="The disk is full"):
             orders.commit(rows, None, "k", SEGMENT)
         assert log.head(orders.model).positions == {}
@@ -446,14 +430,12 @@ def test_a_full_disk_is_called_that_and_the_same_commit_succeeds_once_there_is_r
     alone = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("a file system of its own needs user namespaces")
-    for folder in (tmp_path / "disk", tmp_path / "scratch"):
-        folder.mkdir()
     script = (
         "import sys; from pathlib import Path; from tests.unit.lake.test_log import fill_the_disk;"
-        " fill_the_disk(*map(Path, sys.argv[1:]))"
+        " fill_the_disk(Path(sys.argv[1]))"
     )
     subprocess.run(
-        [*alone, sys.executable, "-c", script, tmp_path / "disk", tmp_path / "scratch"],
+        [*alone, sys.executable, "-c", script, tmp_path],
         cwd=Path(__file__).parents[3],
         check=True,
     )

@@ -21,6 +21,7 @@ from tailrace.lake.attach import connect
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.maintenance import Limits, maintain
 from tailrace.lake.schema import inline_ledger_sql
+from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -72,7 +73,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
             con.execute("CREATE TABLE analytics.t_latest (key VARCHAR, n BIGINT)")
             con.execute("CREATE TABLE analytics.t_states (key VARCHAR, n BIGINT)")
             for minute in range(MINUTES):
-                _minute(log, con, folder, minute)
+                _minute(log, con, minute)
     return folder
 
 
@@ -93,13 +94,12 @@ def copied(original: Path, folder: Path) -> Warehouse:
     return warehouse
 
 
-def _minute(log: ChangeLog, con: duckdb.DuckDBPyConnection, folder: Path, minute: int) -> None:
+def _minute(log: ChangeLog, con: duckdb.DuckDBPyConnection, minute: int) -> None:
     shard = SHARDS[minute % len(SHARDS)]
     head = log.head("t")
     stands = head.positions[shard].at if shard in head.positions else None
-    file = folder / "records"
-    file.write_text("".join(json.dumps(_record(minute, n)) + "\n" for n in range(30)))
-    staged = Staged(Shape.STREAM_RECORDS, (str(file),), 30)
+    text = "\n".join(json.dumps(_record(minute, n)) for n in range(30))
+    staged = Staged(Shape.STREAM_RECORDS, (Lines.of(text.encode()),), 30)
     progress = PartProgress(shard, stands, f"{minute:05}", False, 30, 3_000, NOW, NOW)
     complete = minute % 10 != MINUTES % 10
     record = PassRecord(f"pass-{minute}", NOW + timedelta(minutes=minute), NOW, complete, 3, 3, 9)
@@ -201,7 +201,7 @@ def test_commits_go_on_from_what_it_left(
             for minute in range(MINUTES, MINUTES + 4):
                 if kept:
                     assert maintain(each, AT_ONCE).failures == ()
-                _minute(log, con, tmp_path, minute)
+                _minute(log, con, minute)
     assert without_landed_at(seen(warehouse)) == without_landed_at(seen(other))
 
 
@@ -280,7 +280,7 @@ def test_a_step_that_fails_does_not_hold_up_the_rest(
 
 
 def test_the_ledger_waits_in_the_catalog_again_after_one_that_was_killed(
-    warehouse: Warehouse, tmp_path: Path
+    warehouse: Warehouse,
 ) -> None:
     with connect(warehouse) as con:
         con.execute(inline_ledger_sql(0))
@@ -288,7 +288,7 @@ def test_the_ledger_waits_in_the_catalog_again_after_one_that_was_killed(
     with ChangeLog(warehouse) as log, connect(warehouse) as con:
         folder = Path(warehouse.data_path, "tailrace")
         files = list(folder.rglob("*"))
-        _minute(log, con, tmp_path, MINUTES)
+        _minute(log, con, MINUTES)
         assert list(folder.rglob("*")) == files
 
 
