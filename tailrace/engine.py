@@ -95,7 +95,7 @@ class WorldClock:
 
 
 class Scratch:
-    """A folder for staged pages and fetched files. It is locked while its process lives, so that
+    """A folder for what is too large for memory. It is locked while its process lives, so that
     whoever comes next removes what a killed one left behind, and nothing else."""
 
     PREFIX = "tailrace-scratch-"

@@ -176,7 +176,7 @@ class _Taking:
 
     def _take(self, lines: list[bytes], times: list[int]) -> None:
         if self._privacy is not None:
-            lines = self._privacy.records(b"\n".join(lines)).splitlines()
+            lines = self._privacy.records(b"\n".join(lines)).removesuffix(b"\n").split(b"\n")
         self._own += lines
         self._own_bytes += sum(map(len, lines))
         if self._own_bytes > GATHERED_BYTES:

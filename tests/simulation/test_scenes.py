@@ -27,23 +27,23 @@ def story() -> Iterator[Story]:
     """A live table of one stream, drained to its tip, in fair weather."""
     story = Story(1)
     with story.world as world:
-        world.weather = Weather()
-        world.create("NEW_IMAGE")
-        world.configure("scan", pass_seconds=600)
-        world.process("base", lambda engine: engine.base(MODEL))
-        world.process("drain", lambda engine: engine.drain_table(MODEL))
+        _make_live(world)
         assert world.store.newest()[1].state == LIVE
         yield story
+
+
+def _make_live(world: World) -> None:
+    world.weather = Weather()
+    world.create("NEW_IMAGE")
+    world.configure("scan", pass_seconds=600)
+    world.process("base", lambda engine: engine.base(MODEL))
+    world.process("drain", lambda engine: engine.drain_table(MODEL))
 
 
 def test_a_source_that_fails_holds_up_no_drain_of_the_one_that_takes_over() -> None:
     story = Story(1, kinesis=True)
     with story.world as world:
-        world.weather = Weather()
-        world.create("NEW_IMAGE")
-        world.configure("scan", pass_seconds=600)
-        world.process("base", lambda engine: engine.base(MODEL))
-        world.process("drain", lambda engine: engine.drain_table(MODEL))
+        _make_live(world)
         world.source = "kinesis"
         world.configure("scan", pass_seconds=600)
         with patch.object(bootstrap, "read_scan", side_effect=Retryable("interrupted")):
