@@ -94,7 +94,7 @@ def merges(folder: str, rows: list[int], changes: int, rounds: int) -> dict[str,
     config = load_config(Path(folder) / "tailrace.yaml")
     for number in range(rounds + 1):
         for model, count in sizes.items():
-            world.change(config, model, count, changes, number, Path(folder))
+            world.change(config, model, count, changes, number)
             with stopwatch() as watch:
                 built = runner.build(config, [model])
             built.raise_failures()

@@ -98,7 +98,7 @@ def beside_readers(seconds: float, *, elsewhere: bool = False) -> dict[str, Any]
     warehouse = Warehouse(catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data")
     size = week.Size(keys=KEYS, changes=KEYS)
     try:
-        with ChangeLog(warehouse) as log, week._models(log, warehouse, size, folder) as con:
+        with ChangeLog(warehouse) as log, week._models(log, warehouse, size) as con:
             writers = _Writers(warehouse, log, con, size, folder)
             read_from = _copied(size, folder / "other") if elsewhere else folder
             command = [sys.executable, "-m", "bench.readers", str(read_from / "catalog.sqlite")]
@@ -130,7 +130,7 @@ def _copied(size: week.Size, folder: Path) -> Path:
     """Another warehouse of the kind, which nobody writes to."""
     folder.mkdir()
     warehouse = Warehouse(catalog=f"sqlite:{folder}/catalog.sqlite", data_path=f"{folder}/data")
-    with ChangeLog(warehouse) as log, week._models(log, warehouse, size, folder):
+    with ChangeLog(warehouse) as log, week._models(log, warehouse, size):
         return folder
 
 
@@ -205,7 +205,7 @@ class _Writers:
             self._waited = 0.0
             begun = time.perf_counter()
             try:
-                week.land(self._log, self._size, tick, self._folder)
+                week.land(self._log, self._size, tick)
             except Exception as error:
                 self._errors.append(str(error))
                 return

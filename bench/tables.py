@@ -244,7 +244,7 @@ def minutes(tables: int, changed: int, rows: int, changes: int, count: int) -> d
         for number in range(count):
             due = [names[(number * changed + each) % tables] for each in range(changed)]
             for name in due:
-                world.change(config, name, rows, changes, number, folder)
+                world.change(config, name, rows, changes, number)
             with Engine.open(config) as engine, stopwatch() as spent:
                 unmerged = engine.unmerged(names)
                 built = runner.build(config, unmerged)

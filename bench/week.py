@@ -119,12 +119,12 @@ def lived(size: Size, say: Callable[[str], None] = lambda _: None) -> dict[str, 
     )
     found: dict[str, Any] = {"light": [], "full": []}
     try:
-        with ChangeLog(warehouse) as log, _models(log, warehouse, size, folder) as con:
+        with ChangeLog(warehouse) as log, _models(log, warehouse, size) as con:
             began: list[float] = []
             found["queries at start"] = _timed(warehouse, size.rounds)
             for tick in range(size.ticks):
                 began.append(time.time())
-                _tick(log, con, size, tick, folder)
+                _tick(log, con, size, tick)
                 if (tick + 1) % size.hour:
                     continue
                 full = (tick + 1) % size.day == 0
@@ -182,9 +182,7 @@ def _timed(warehouse: Warehouse, rounds: int) -> dict[str, list[float]]:
 # ------------------------------------------------------------------------------------ a minute
 
 
-def _models(
-    log: ChangeLog, warehouse: Warehouse, size: Size, folder: Path
-) -> duckdb.DuckDBPyConnection:
+def _models(log: ChangeLog, warehouse: Warehouse, size: Size) -> duckdb.DuckDBPyConnection:
     """A live table, and a connection on which its models have been built."""
     now = datetime.now(UTC)
     key = (KeyAttribute("pk", "S"),)
@@ -218,14 +216,12 @@ def _typed(after: int) -> str:
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY version DESC) = 1"""
 
 
-def _tick(
-    log: ChangeLog, con: duckdb.DuckDBPyConnection, size: Size, tick: int, folder: Path
-) -> None:
-    land(log, size, tick, folder)
+def _tick(log: ChangeLog, con: duckdb.DuckDBPyConnection, size: Size, tick: int) -> None:
+    land(log, size, tick)
     merge(con)
 
 
-def land(log: ChangeLog, size: Size, tick: int, folder: Path) -> None:
+def land(log: ChangeLog, size: Size, tick: int) -> None:
     """Commits the changes of a minute, as a drain does."""
     dice = random.Random(tick)
     keys = dice.sample(range(size.keys), size.changes)

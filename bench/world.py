@@ -96,7 +96,7 @@ def _seen(log: ChangeLog, model: str) -> None:
     log._con.execute(discovery.insert_sql(model, 1, found))
 
 
-def change(config: Config, model: str, rows: int, changes: int, number: int, folder: Path) -> None:
+def change(config: Config, model: str, rows: int, changes: int, number: int) -> None:
     """Lands changes spread over all keys: five of six update, one in twelve deletes, one in
     twelve is a new key."""
     picks = random.Random(number)
@@ -108,8 +108,7 @@ def change(config: Config, model: str, rows: int, changes: int, number: int, fol
         key = rows + number * changes + position if kind == 0 else picks.randrange(rows)
         event = "REMOVE" if kind == 1 else "MODIFY"
         lines.append(_record(key, first + position, event, made_at))
-    staged = folder / "changes.ndjson"
-    staged.write_text("".join(lines))
+    staged = Lines.of("".join(lines).encode())
     with ChangeLog(config.warehouse) as log:
         head = log.head(model)
         part = PartProgress(
@@ -118,9 +117,9 @@ def change(config: Config, model: str, rows: int, changes: int, number: int, fol
             str(first + changes),
             False,
             changes,
-            staged.stat().st_size,
+            staged.bytes,
         )
-        shape = Staged(Shape.STREAM_RECORDS, (Lines.of(staged.read_bytes()),), changes)
+        shape = Staged(Shape.STREAM_RECORDS, (staged,), changes)
         log.commit(model, Commit(head_epoch(head), (part,), shape))
 
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,12 +50,11 @@ Rows = list[tuple[int, str, int, str, str, dict[str, Any] | None]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A log, a model in it that nobody has used, a way to see its rows, and scratch space."""
+    """A log, a model in it that nobody has used, and a way to see its rows."""
 
     log: Log
     model: str
     rows: Callable[[], Rows]
-    folder: Path
 
     def stage(
         self, lines: list[Any], shape: Shape = Shape.ITEMS, rows: int | None = None
@@ -78,11 +76,11 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLog]:
 
 
 @pytest.fixture(params=["memory", "ducklake"])
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
+def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "memory":
         store = Store()
         log = MemoryLog(store)
-        return Subject(log, "orders", lambda: [tuple(row[:6]) for row in store.rows], tmp_path)
+        return Subject(log, "orders", lambda: [tuple(row[:6]) for row in store.rows])
     real: ChangeLog = request.getfixturevalue("warehouse")
     model = f"orders_{uuid.uuid4().hex}"
 
@@ -93,7 +91,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
         )
         return [(*row[:5], json.loads(row[5]) if row[5] else None) for row in found]
 
-    return Subject(real, model, rows, tmp_path)
+    return Subject(real, model, rows)
 
 
 def epoch(number: int = 1, state: str = OPEN, **detail: Any) -> Epoch:
