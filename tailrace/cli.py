@@ -803,6 +803,8 @@ def _describe(last: DrainResult) -> str:
     if last.state == "live":
         tip = "at the tip" if last.reached_tip else "more to read: the next pass goes on"
         return f"live, {tip}"
+    if last.void:
+        return "not live: its stream lost changes after its base, which has to be read anew"
     if last.state == "base_complete" and last.reached_tip and last.delay_seconds:
         delay = f"{last.delay_seconds:.0f} s"
         return f"not live yet: what its source may bring late is waited for, {delay}"

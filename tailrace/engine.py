@@ -212,8 +212,11 @@ class Engine:
         return self._exports_from(config, bootstrap.repair_begin(since))
 
     def _is_in_vain(self, config: Table, head: Head) -> bool:
-        """True where the newest epoch waits for incremental exports that cannot be had any more:
-        the bucket is no longer named, or point-in-time recovery does not reach back so far."""
+        """True where the newest epoch can never be live, or waits for incremental exports that
+        cannot be had any more: the bucket is no longer named, or point-in-time recovery does not
+        reach back so far."""
+        if coverage.is_void(head):
+            return True
         epoch = head.epoch
         if epoch is None or (epoch.kind, epoch.state) != (INCREMENTAL, OPEN):
             return False

@@ -526,10 +526,11 @@ class BaseResult:
 @dataclass(frozen=True)
 class DrainResult:
     """What one bounded pass over a table's stream did. `reached_tip`: every shard was read to its
-    tip or end. `ended`: every shard was read to its end. `gaps`: those still open. `lag_seconds`:
-    age of the proof, by AWS's clock. `calls` to AWS. `notices`: what somebody should know of what
-    was left out, counted. A change may take `delay_seconds` until its source has it. `pieces` says
-    what `shards_read` counts: a Firehose's are objects."""
+    tip or end. `ended`: every shard was read to its end. `void`: the newest epoch can never be live
+    (tailrace.capture.coverage.is_void), its base has to be read anew. `gaps`: those still open.
+    `lag_seconds`: age of the proof, by AWS's clock. `calls` to AWS. `notices`: what somebody should
+    know of what was left out, counted. A change may take `delay_seconds` until its source has it.
+    `pieces` says what `shards_read` counts: a Firehose's are objects."""
 
     model: str
     epoch: int | None
@@ -541,6 +542,7 @@ class DrainResult:
     reached_tip: bool = False
     ended: bool = False
     went_live: bool = False
+    void: bool = False
     gaps: tuple[Gap, ...] = ()
     newest_change: datetime | None = None
     lag_seconds: float | None = None

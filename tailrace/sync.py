@@ -263,7 +263,9 @@ def _goes_on(
 
 def _is_torn(last: DrainResult | None) -> bool:
     """Whether a pass left a gap that no unfinished epoch is about to close."""
-    return last is not None and bool(last.gaps) and (last.state == LIVE or last.ended)
+    if last is None or not last.gaps:
+        return False
+    return last.state == LIVE or last.ended or last.void
 
 
 def _stuck(model: str, result: SyncResult) -> Retryable:

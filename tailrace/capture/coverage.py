@@ -56,6 +56,17 @@ def closes_gaps(head: Head) -> bool:
     return all(_covers(epoch, gap) for gap in gaps)
 
 
+def is_void(head: Head) -> bool:
+    """True where the newest epoch must never be live: it takes over from another source, and its
+    own stream lost changes since its base. Readers were shown the other source's meanwhile, and the
+    base would take them back. Only a younger base helps."""
+    epoch = head.epoch
+    if epoch is None or epoch.state == LIVE or "beside" not in epoch.detail:
+        return False
+    # What was found before its opening was lost of the other stream.
+    return any(gap.found_at >= epoch.opened_at and not _covers(epoch, gap) for gap in head.gaps)
+
+
 def is_covered(head: Head, lost: Gap) -> bool:
     """True where changes of that time are in a base, or in a gap that is open already."""
     if any(gap.since <= lost.since and lost.until <= gap.until for gap in open_gaps(head)):

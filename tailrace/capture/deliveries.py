@@ -177,6 +177,7 @@ def drain(
         and run.is_newest
         and epoch.state == BASE_COMPLETE
         and record.proves_until > epoch.changed_at + CLOCK_SECOND
+        and not coverage.is_void(log.head(model))
     )
     log.commit(
         model,
@@ -199,6 +200,7 @@ def drain(
         reached_tip=record.complete,
         ended=is_over,
         went_live=live,
+        void=coverage.is_void(head),
         gaps=tuple(coverage.open_gaps(head)),
         newest_change=run.newest,
         lag_seconds=proof_age(head, clock),
@@ -232,7 +234,8 @@ def due(
     age = (now - last.began_at).total_seconds()
     if age >= freshness:
         return f"the last pass is {age:.0f} s old"
-    if epoch.state == BASE_COMPLETE and now - epoch.changed_at > delay.delivery + CLOCK_SECOND:
+    ripe = now - epoch.changed_at > delay.delivery + CLOCK_SECOND
+    if epoch.state == BASE_COMPLETE and ripe and not coverage.is_void(head):
         return "the base is complete and waits for a pass to go live"
     part = part_of(epoch.stream_arn)
     position = head.positions.get(part, Position())

@@ -175,11 +175,12 @@ def drain(
     is_over = is_lost and not unread
     record = _record(run, shards, proves=not unread and not is_lost)
     ripe = is_newest and _is_ripe(epoch, began_at, stream.traits.late)
-    live = record.complete and ripe
+    live = record.complete and ripe and not coverage.is_void(log.head(model))
     run.stage.flush(
         pass_record=record, state=LIVE if live else None, at=record.ended_at if live else None
     )
     proof = record if record.complete else head.last_proof
+    reached = log.head(model)
     return DrainResult(
         model=model,
         epoch=epoch.number,
@@ -191,7 +192,8 @@ def drain(
         reached_tip=record.complete,
         ended=is_over or _has_ended(run, shards),
         went_live=live,
-        gaps=tuple(coverage.open_gaps(log.head(model))),
+        void=coverage.is_void(reached),
+        gaps=tuple(coverage.open_gaps(reached)),
         notices=stream.notices,
         delay_seconds=stream.traits.late.total_seconds(),
         newest_change=run.stage.newest,
@@ -223,7 +225,7 @@ def due(
     if epoch is None:
         return ""
     head = head.of(epoch)
-    if epoch.state == BASE_COMPLETE:
+    if epoch.state == BASE_COMPLETE and not coverage.is_void(head):
         return "the base is complete and waits for a pass to go live"
     try:
         shards = retried(lambda: stream.shards(epoch.stream_arn), clock)

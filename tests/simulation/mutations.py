@@ -48,6 +48,7 @@ STAGED = "dbt_project/macros/staged_changes.sql"
 LATEST = "dbt_project/macros/latest_state.sql"
 MODELS = ("tests/integration/test_models.py",)
 CONTRACTS = ("tests/simulation/test_log_contract.py",)
+SCENES = ("tests/simulation/test_scenes.py",)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ MUTATIONS = (
         "live with a pass that began before the base was complete",
         "No step back",
         DRAIN,
-        "    live = record.complete and ripe\n",
+        "    live = record.complete and ripe and not coverage.is_void(log.head(model))\n",
         "    newest = log.head(model).epoch\n"
         "    live = record.complete and newest.state == BASE_COMPLETE\n"
         "    run.stage._epoch = newest\n",
@@ -194,7 +195,7 @@ MUTATIONS = (
         "live with an incomplete pass",
         "No loss",
         DRAIN,
-        "    live = record.complete and ripe\n",
+        "    live = record.complete and ripe and not coverage.is_void(log.head(model))\n",
         "    live = epoch.state == BASE_COMPLETE\n",
     ),
     Mutation(
@@ -557,6 +558,14 @@ MUTATIONS = (
         "        if after is not None and head.batch != after:\n",
         "        if False:\n",
         tests=CONTRACTS,
+    ),
+    Mutation(
+        "a take-over that lost changes goes live",
+        "No step back",
+        COVERAGE,
+        '    if epoch is None or epoch.state == LIVE or "beside" not in epoch.detail:\n',
+        "    if True:\n",
+        tests=SCENES,
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 from unittest.mock import patch
 
@@ -13,13 +13,24 @@ import sandbox.streams
 import tailrace.engine
 from tailrace import lines
 from tailrace.capture import bootstrap, stage
+from tailrace.capture.coverage import closes_gaps
 from tailrace.engine import Engine
 from tailrace.errors import Retryable, Terminal
-from tailrace.model import LIVE, OPEN, BaseResult, DrainResult
+from tailrace.model import BASE_COMPLETE, LIVE, OPEN, BaseResult, DrainResult
 from tailrace.sources import export
+from tests.simulation.memory_log import MemoryLog
 from tests.simulation.story import Story
 from tests.simulation.truth import micros
-from tests.simulation.world import FATAL, MODEL, REGION, TABLE, Weather, World
+from tests.simulation.world import (
+    DELIVERED,
+    FATAL,
+    HOUR,
+    MODEL,
+    REGION,
+    TABLE,
+    Weather,
+    World,
+)
 
 
 @pytest.fixture
@@ -62,6 +73,53 @@ def test_a_source_that_fails_holds_up_no_drain_of_the_one_that_takes_over() -> N
         assert "AWS refused the credentials" in told
         assert found.lag_seconds is not None
         story._settle()
+        story.truth.check_equal()
+
+
+@pytest.mark.parametrize("mended", [Engine.repair, Engine.base])
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [
+        ("dynamodb_streams", "kinesis", "kinesis:ListShards"),
+        ("kinesis", "dynamodb_streams", "DescribeStream"),
+        ("dynamodb_streams", "firehose", "ListObjects"),
+    ],
+)
+def test_a_take_over_that_lost_what_readers_have_seen_gets_a_younger_base(
+    before: str, after: str, asked: str, mended: Callable[[Engine, str], BaseResult]
+) -> None:
+    """Its own base would take the keys back that the source before has shown since."""
+    story = Story(1, kinesis=True, firehose=after == "firehose")
+    with story.world as world:
+        world.source = before
+        _make_live(world)
+        world.source = after
+        world.configure("export", pass_seconds=600)
+        with patch.object(bootstrap, "read_export", side_effect=Retryable("interrupted")):
+            world.process("base", lambda engine: engine.base(MODEL))
+        for _ in range(30):
+            world.write()
+        with patch.object(world, "_fault", lambda operation: FATAL * (operation == asked)):
+            world.process("drain", lambda engine: engine.drain_table(MODEL))
+        world.clock.advance(60 * HOUR)
+        for place in [each for each in world.objects if each[0] == DELIVERED]:
+            del world.objects[place]
+        world.process("base", lambda engine: engine.base(MODEL))
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        assert (found.state, found.void, found.went_live) == (BASE_COMPLETE, True, False)
+        assert found.gaps
+        world.clock.advance(HOUR / 2)
+        assert "waits for a pass" not in world.process("peek", lambda e: e.peek([MODEL])[MODEL])
+        assert not closes_gaps(MemoryLog(world.store).head(MODEL))
+        again = world.process("repair", lambda engine: mended(engine, MODEL))
+        assert (again.epoch, again.state) == (3, BASE_COMPLETE)
+        story._settle()
+        assert [each.state for each in world.store.newest().values()] == [
+            LIVE,
+            BASE_COMPLETE,
+            LIVE,
+        ]
+        assert not world.process("drain", lambda engine: engine.drain_table(MODEL)).gaps
         story.truth.check_equal()
 
 

@@ -188,6 +188,16 @@ def test_catching_up_repairs_a_gap_and_goes_on_until_it_is_closed() -> None:
     assert engine.diary == ["repair orders", "drain orders", "repair orders", "drain orders"]
 
 
+def test_catching_up_gives_a_take_over_that_can_never_be_live_a_new_base() -> None:
+    void = replace(BEHIND, reached_tip=True, gaps=(GAP,), void=True)
+    closing = replace(BEHIND, gaps=(GAP,))
+    passes = [{"orders": void}, {"orders": closing}, {"orders": TIP}]
+    engine = Script({"orders": replace(LIVE, state="base_complete", gaps=(GAP,))}, passes)
+    assert run(engine, until_caught_up=True).failures == {}
+    again = ["repair orders", "drain orders"]
+    assert engine.diary == [*again, *again, "drain orders"]
+
+
 @pytest.mark.parametrize("until_caught_up", [True, False])
 def test_a_gap_that_is_not_to_be_repaired_is_a_failure_that_says_what_is_missing(
     until_caught_up: bool,
