@@ -248,7 +248,7 @@ class Engine:
             followed = self._as_followed(config, epoch, described)
             if (followed.table_id, followed.stream_arn) != (epoch.table_id, epoch.stream_arn):
                 if _has_privacy(head, privacy):
-                    self._read_to_its_end(config, followed)
+                    self._read_to_its_end(config, epoch, followed)
                 else:
                     drain.note_replaced(self._log, self._clock, config.model, followed)
         return table, privacy
@@ -260,10 +260,12 @@ class Engine:
         source = self._kind(config, epoch.source, epoch.stream_arn)
         return retried(lambda: source.describe(table), self._clock)
 
-    def _read_to_its_end(self, config: Table, table: TableDescription) -> None:
-        """Drains the stream that `table` no longer has. What cannot be had of it is a gap."""
+    def _read_to_its_end(self, config: Table, epoch: Epoch, table: TableDescription) -> None:
+        """Drains the stream of `epoch`, which `table` no longer has, unless another run opens the
+        next one meanwhile. What cannot be had of it is a gap."""
         for _ in range(LAST_PASSES):
-            if self.drain_table(config.model).ended:
+            last = self.drain_table(config.model)
+            if last.ended or last.epoch != epoch.number:
                 return
             if self.stop.is_set():
                 raise Retryable(

@@ -143,6 +143,30 @@ def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Stor
     story.truth.check_equal()
 
 
+def test_a_replaced_stream_is_not_read_on_once_another_run_has_opened_the_next_epoch(
+    story: Story,
+) -> None:
+    """What follows then has no end that a run could wait for."""
+    world = story.world
+    world.disable_stream()
+    world.enable_stream("NEW_IMAGE")
+    drain_table, drained = Engine.drain_table, 0
+
+    def overtaken(engine: Engine, model: str) -> DrainResult:
+        nonlocal drained
+        drained += 1
+        if drained == 1:
+            world.process("other base", lambda other: other.base(MODEL))
+        return drain_table(engine, model)
+
+    with patch.object(Engine, "drain_table", overtaken):
+        found = world.process("base", lambda engine: engine.base(MODEL))
+    assert found.state == BASE_COMPLETE
+    assert drained <= 4
+    story._settle()
+    story.truth.check_equal()
+
+
 def test_a_full_disk_is_called_that_and_loses_nothing(story: Story) -> None:
     """A file of an export that is too large for the memory goes to disk."""
     world = story.world
