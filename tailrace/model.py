@@ -159,8 +159,8 @@ class StreamTraits:
     ledger, what its records look like, how long they can be read, how late after its change one
     may come (`late`), whether time is their order, so that reading begins at an instant and not
     with the oldest (`timed`), whether one that is no longer the table's comes to an end (`ends`),
-    and how many bytes a second may be read of a shard (None: AWS sets no limit that a page could
-    exceed)."""
+    whether a shard might be gone before its last record has expired (`may_vanish`), and how many
+    bytes a second may be read of a shard (None: AWS sets no limit that a page could exceed)."""
 
     source: str = DYNAMODB_STREAMS
     shape: Shape = Shape.STREAM_RECORDS
@@ -168,6 +168,7 @@ class StreamTraits:
     late: timedelta = timedelta(0)
     timed: bool = False
     ends: bool = True
+    may_vanish: bool = True
     bytes_per_second: float | None = None
 
 
@@ -289,7 +290,8 @@ class PartProgress:
 @dataclass(frozen=True)
 class PassRecord:
     """One pass over a table's stream: `complete` if every readable shard was read to its tip or
-    end. Times are AWS's. A change may take `delay_seconds` until it is in the stream."""
+    end. Times are AWS's. A change may take `delay_seconds` until it is in the stream, which kept
+    its records for `kept_seconds` then (0: untold)."""
 
     id: str
     began_at: datetime
@@ -299,6 +301,7 @@ class PassRecord:
     shards_read: int
     calls: int
     delay_seconds: float = 0.0
+    kept_seconds: float = 0.0
 
     @property
     def proves_until(self) -> datetime:

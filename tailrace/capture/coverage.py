@@ -75,6 +75,13 @@ def is_covered(head: Head, lost: Gap) -> bool:
     return any(_covers(epoch, lost) for epoch in live or head.epochs[-1:])
 
 
+def surely_kept(head: Head, retention: timedelta) -> timedelta:
+    """For how long a stream has kept its records since the last pass, `retention` being what it is
+    now. If it was raised meanwhile, what had expired by then stays lost."""
+    seconds = head.last_pass.kept_seconds if head.last_pass else 0.0
+    return min(retention, timedelta(seconds=seconds) if seconds else RETENTION)
+
+
 def outage(
     head: Head,
     now: datetime,
@@ -83,6 +90,7 @@ def outage(
 ) -> Gap | None:
     """The gap that passes too far apart leave: records may have come and gone in it without a
     trace, whole shards included. A record that came in it may be `late`, its change older."""
+    retention = surely_kept(head, retention)
     since, in_time = accounted_until(head), retention - RETENTION_MARGIN
     if since is None or now - since <= in_time:
         return None

@@ -336,6 +336,8 @@ def _account(
     missed = [part for part in lost if not coverage.is_older_than_base(head, part)]
     unread = [each for each in missed if coverage.is_younger(each.id, shards, head, gap)]
     unseen = [each for each in parents if coverage.is_younger(each, shards, head, gap)]
+    if not stream.traits.may_vanish:  # what is gone expired in its time: the outage has it
+        unread, unseen = [], []
     if unread:
         reason = f"shard {unread[0].id} vanished before it was read to its end"
         newest = [head.positions[part].newest for part in unread]
@@ -619,7 +621,9 @@ def _record(run: _Pass, shards: list[Shard], *, proves: bool) -> PassRecord:
     ended_at = run.clock.aws_now()
     since = coverage.accounted_until(run.head)
     # Nothing was trimmed while the pass read on.
-    in_time = since is not None and ended_at - since < run.stream.traits.retention
+    retention = run.stream.traits.retention
+    kept = coverage.surely_kept(run.head, retention)
+    in_time = since is not None and ended_at - since < kept
     proven = proves and in_time and not run.stale_listing
     return PassRecord(
         id=uuid.uuid4().hex,
@@ -629,6 +633,7 @@ def _record(run: _Pass, shards: list[Shard], *, proves: bool) -> PassRecord:
         shards_open=sum(not each.closed for each in shards),
         shards_read=sum(each is not _End.SKIPPED for each in run.ends.values()),
         calls=run.stream.calls,
+        kept_seconds=retention.total_seconds(),
     )
 
 

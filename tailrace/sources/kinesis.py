@@ -186,6 +186,7 @@ class KinesisSource:
             late=timedelta(seconds=late),
             timed=True,
             ends=False,
+            may_vanish=False,
             bytes_per_second=BYTES_PER_SECOND,
         )
 

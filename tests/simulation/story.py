@@ -20,6 +20,7 @@ from tests.simulation.world import (
     MODEL,
     REGION,
     STEPS_OF_WEATHER,
+    STREAM,
     Crash,
     Stuck,
     Weather,
@@ -164,8 +165,12 @@ class Story:
     def _another_stream(self) -> None:
         """Somebody switches the stream off, and on again with some view."""
         world, rng = self.world, self.world.random
-        if world.kinesis and rng.random() < 0.6:
+        chance = rng.random() if world.kinesis else 1.0
+        if chance < 0.6:
             self._another_kinesis()
+            return
+        if chance < 0.8:
+            self._keep(rng.choice((24, 48, 168)))
             return
         world.say("the stream is switched off and on")
         world.disable_stream()
@@ -192,6 +197,12 @@ class Story:
         if anew:
             world.create_kinesis()
         world.enable_kinesis()
+
+    def _keep(self, hours: int) -> None:
+        """Somebody lets the Kinesis stream keep its records for so long."""
+        self.world.say(f"the Kinesis stream keeps its records for {hours} hours")
+        asked = {"StreamName": STREAM, "RetentionPeriodHours": hours}
+        self.world.dynamo.kinesis.answer("IncreaseStreamRetentionPeriod", REGION, asked)
 
     def _another_table(self) -> None:
         """Somebody deletes the table and makes another one of its name."""

@@ -123,6 +123,46 @@ def test_a_take_over_that_lost_what_readers_have_seen_gets_a_younger_base(
         story.truth.check_equal()
 
 
+@pytest.mark.parametrize("raised", ["before the outage", "after it"])
+def test_what_had_expired_when_the_retention_was_raised_is_a_gap(raised: str) -> None:
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.source = "kinesis"
+        _make_live(world)
+        if raised == "before the outage":
+            story._keep(48)
+            world.process("drain", lambda engine: engine.drain_table(MODEL))
+        for _ in range(20):
+            world.write()
+        world.clock.advance(30 * HOUR)
+        story._keep(48)
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        assert found.reached_tip
+        assert bool(found.gaps) == (raised == "after it")
+        story._settle()
+        story.truth.check_equal()
+
+
+def test_a_shard_that_expired_unread_in_an_outage_adds_nothing_to_its_gap() -> None:
+    """Whatever Kinesis lists no more is as old as what it does not keep."""
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.source = "kinesis"
+        _make_live(world)
+        world.reshard()
+        for _ in range(20):
+            world.write()
+        world.clock.advance(30 * HOUR)
+        for _ in range(2):
+            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+            world.clock.advance(HOUR)
+        [gap] = found.gaps
+        assert "was complete for 30 hours" in gap.reason
+        assert (gap.found_at - gap.until).total_seconds() == 23 * HOUR
+        story._settle()
+        story.truth.check_equal()
+
+
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
     world = story.world
     for _ in range(20):
