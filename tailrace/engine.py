@@ -43,6 +43,7 @@ from tailrace.model import (
     BaseResult,
     DrainResult,
     Epoch,
+    Gap,
     Head,
     KeyAttribute,
     Maintenance,
@@ -250,7 +251,7 @@ class Engine:
                 if _has_privacy(head, privacy):
                     self._read_to_its_end(config, epoch, followed)
                 else:
-                    drain.note_replaced(self._log, self._clock, config.model, followed)
+                    self._note_replaced(config, epoch, followed)
         return table, privacy
 
     def _as_followed(
@@ -272,7 +273,13 @@ class Engine:
                     f"{config.model}: stopped before the end of the stream that was replaced.",
                     "Run again.",
                 )
-        drain.note_replaced(self._log, self._clock, config.model, table)
+        self._note_replaced(config, epoch, table)
+
+    def _note_replaced(
+        self, config: Table, epoch: Epoch, table: TableDescription | None
+    ) -> list[Gap]:
+        late = _late(self._kind(config, epoch.source))
+        return drain.note_replaced(self._log, self._clock, config.model, table, late)
 
     def _read_base(
         self,
@@ -421,7 +428,7 @@ class Engine:
         """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
         source = self._kind(config, epoch.source, pages=pages)
         if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
-            drain.note_regained(self._log, self._clock, config.model)
+            drain.note_regained(self._log, self._clock, config.model, _late(source))
         budget = drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes))
         stop, log, model = Stop(self.stop), self._log, config.model
 
@@ -468,7 +475,7 @@ class Engine:
             return result
         described = self._described(config)
         followed = self._as_followed(config, epoch, described) if described else None
-        gaps = drain.note_replaced(self._log, self._clock, config.model, followed)
+        gaps = self._note_replaced(config, epoch, followed)
         return replace(result, gaps=tuple(gaps))
 
     def _kind(
@@ -747,6 +754,11 @@ class Engine:
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _late(source: StreamSource | FirehoseSource) -> timedelta:
+    """By how much what is lost behind a proof may be older than it. A Firehose's proofs lag."""
+    return timedelta(0) if isinstance(source, FirehoseSource) else source.traits.late
 
 
 def _together(before: DrainResult, result: DrainResult) -> DrainResult:

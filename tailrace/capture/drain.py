@@ -260,9 +260,16 @@ def idle_reads_a_day(shards: int, freshness_seconds: float) -> int:
     return round(shards * (passes * EMPTY_PAGES_AT_TIP + looks))
 
 
-def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | None) -> list[Gap]:
+def note_replaced(
+    log: Log,
+    clock: Clock,
+    model: str,
+    table: TableDescription | None,
+    late: timedelta = timedelta(0),
+) -> list[Gap]:
     """Stores the gap of a stream that was read to its end because it is no longer the table's
-    (`table` is None where there is none any more); returns the open gaps."""
+    (`table` is None where there is none any more); returns the open gaps. What is still to come
+    there may be `late`."""
     head = log.head(model)
     epoch = head.epoch
     if epoch is None or (
@@ -278,18 +285,20 @@ def note_replaced(log: Log, clock: Clock, model: str, table: TableDescription | 
         what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
         reason = f"the {what} {_was(epoch)}, it is {table.stream_arn})"
         until = coverage.begins_at(table.stream_arn)
-    lose(log, clock, model, head, reason, until)
+    lose(log, clock, model, head, reason, until, late=late)
     return coverage.open_gaps(log.head(model))
 
 
-def note_regained(log: Log, clock: Clock, model: str) -> None:
+def note_regained(log: Log, clock: Clock, model: str, late: timedelta = timedelta(0)) -> None:
     """Where a stream was found not to be the table's any more, and is again: what was changed in
-    between is in the gap that is known, or in the one that is stored here."""
+    between is in the gap that is known, or in the one that is stored here. `late` as in
+    note_replaced."""
     if not is_lost(log.head(model)):
         return
     head = log.head(model)
     assert head.epoch is not None
-    lose(log, clock, model, head.of(head.epoch), "until then the table did not stream to it")
+    reason = "until then the table did not stream to it"
+    lose(log, clock, model, head.of(head.epoch), reason, late=late)
 
 
 def is_lost(head: Head) -> bool:

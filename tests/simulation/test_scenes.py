@@ -163,6 +163,31 @@ def test_a_shard_that_expired_unread_in_an_outage_adds_nothing_to_its_gap() -> N
         story.truth.check_equal()
 
 
+def test_what_came_late_to_a_stream_that_is_no_longer_the_tables_lies_in_its_gap() -> None:
+    """It is of a time that a pass has proven, and nobody reads it any more."""
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.source = "kinesis"
+        _make_live(world)
+        world.weather.late, world.weather.late_seconds, world.quiet = 1.0, 240.0, False
+        for _ in range(5):
+            world.write()
+        world.quiet = True
+        world.clock.advance(1.0)
+        world.configure("scan", pass_seconds=600)
+        assert world.process("drain", lambda engine: engine.drain_table(MODEL)).reached_tip
+        world.disable_kinesis()
+        [gap] = world.process("drain", lambda engine: engine.drain_table(MODEL)).gaps
+        late = [each.change.micros for each in world.sent if each.arrived is None]
+        assert len(late) == 5
+        assert micros(gap.since) <= min(late)
+        world.clock.advance(30 * HOUR)
+        world.enable_kinesis()
+        world.process("drain", lambda engine: engine.drain_table(MODEL))
+        story._settle()
+        story.truth.check_equal()
+
+
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
     world = story.world
     for _ in range(20):
