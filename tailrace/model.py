@@ -460,18 +460,22 @@ class Head:
             until = epoch.prior_until
             return () if until is None else (Era(until, epoch.number, prior=True),)
         eras: list[Era] = []
-        for each in reversed(self.epochs):
-            is_its = each.stream_arn == epoch.stream_arn
-            # Another source's that was given up before it was live parts nothing.
-            if each.number > epoch.number or (not is_its and each.state != LIVE):
+        parted: datetime | None = None
+        for each in reversed(self.epochs[: epoch.number]):
+            if each.stream_arn != epoch.stream_arn:
+                # Until another source was live the one before it was drained, and may have landed
+                # what comes again; one that was given up before parts nothing.
+                parted = each.changed_at if each.state == LIVE else parted
                 continue
-            if not is_its or each.changes_from is None:
+            if each.changes_from is None or len(eras) >= ERAS_MAX:
                 break
-            if len(eras) == ERAS_MAX:
-                break
-            if eras:
+            if eras and parted is None:
                 eras[-1] = replace(eras[-1], epoch=each.number, prior=False)
+            elif eras and parted is not None:
+                until = min(parted, eras[-1].until)
+                eras.append(Era(until, each.number, prior=False))
             eras.append(Era(each.changes_from, each.number, prior=True))
+            parted = None
         return tuple(reversed(eras))
 
 

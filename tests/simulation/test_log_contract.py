@@ -523,6 +523,33 @@ def test_a_take_over_that_was_given_up_does_not_part_the_changes_of_the_source_b
     assert found.startswith(f"0000011{at}")
 
 
+def test_what_a_source_tells_again_once_it_is_returned_to_counts_where_it_landed_before(
+    subject: Subject,
+) -> None:
+    """Until the other source was live it was still drained."""
+    minutes = (-60, -10, 60)
+    opened = [
+        epoch(number, changes_from=(NOW + timedelta(minutes=begins)).isoformat())
+        for number, begins in enumerate(minutes, start=1)
+    ]
+    opened[1] = replace(opened[1], stream_arn="arn:new", detail={"overlaps": True, "beside": 1})
+    for each in opened[:2]:
+        subject.log.open_epoch(subject.model, TABLE, each)
+        at = NOW + timedelta(minutes=10 * (each.number - 1))
+        subject.commit(epoch=each, state=BASE_COMPLETE, at=at)
+        subject.commit(epoch=replace(each, state=BASE_COMPLETE), state=LIVE, at=at)
+    subject.log.open_epoch(subject.model, TABLE, opened[2])
+    times = [MILLIS + minutes * 60_000 for minutes in (-70, -30, 5, 30, 61)]
+    changes = [change(1, "a", "b", number, at) for number, at in enumerate(times)]
+    subject.commit(
+        epoch=opened[2],
+        parts=(moved(SHARD, None, "1", 5),),
+        staged=subject.stage(changes, Shape.KINESIS_RECORDS),
+    )
+    found = [version[:7] for _, version, *_ in subject.rows()]
+    assert found == ["000001-", "0000011", "0000011", "000003-", "0000031"]
+
+
 def proof(number: int) -> PassRecord:
     at = NOW + timedelta(minutes=number)
     return PassRecord(f"pass-{number}", at, at, True, 1, 1, 3)
