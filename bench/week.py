@@ -22,6 +22,7 @@ import duckdb
 
 from bench.measure import median
 from bench.report import Figure
+from tailrace.capture.stage import texts_of
 from tailrace.config import Warehouse
 from tailrace.lake import maintenance
 from tailrace.lake.attach import connect
@@ -231,7 +232,8 @@ def land(log: ChangeLog, size: Size, tick: int) -> None:
     stands = head.positions.get(shard, Position()).at
     now = datetime.now(UTC)
     part = PartProgress(shard, stands, f"{tick}", False, size.changes, 9_000, now, now)
-    records = Staged(Shape.STREAM_RECORDS, (Lines.of(text.encode()),), size.changes)
+    shape = Shape.STREAM_RECORDS
+    records = Staged(shape, (texts_of(shape, text.encode()),), size.changes)
     proof = PassRecord(f"{tick}", now, now, True, 2, 2, 6)
     log.commit(MODEL, Commit(_epoch(head), (part,), records, pass_record=proof))
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import ROOT
+from tailrace.capture.stage import texts_of
 from tailrace.config import Config, load_config
 from tailrace.lake.log import ChangeLog
-from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -108,7 +108,7 @@ def change(config: Config, model: str, rows: int, changes: int, number: int) -> 
         key = rows + number * changes + position if kind == 0 else picks.randrange(rows)
         event = "REMOVE" if kind == 1 else "MODIFY"
         lines.append(_record(key, first + position, event, made_at))
-    staged = Lines.of("".join(lines).encode())
+    staged = texts_of(Shape.STREAM_RECORDS, "".join(lines).encode())
     with ChangeLog(config.warehouse) as log:
         head = log.head(model)
         part = PartProgress(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEWLINE = ord("\n")
+
+# Texts up to this size stand in their view itself.
+INLINED_BYTES = 12
 
 Offsets = NDArray[np.int64]
 
@@ -69,6 +73,30 @@ class Lines:
         """The `count` bytes of the buffer from each of these on, a row each."""
         found = np.frombuffer(self.data, np.uint8)
         return np.lib.stride_tricks.sliding_window_view(found, count)[at]
+
+    @cached_property
+    def views(self) -> NDArray[np.int32]:
+        """Where the texts are, as Arrow's string views have it, a row each: size, first four bytes,
+        0 (the buffer's number) and start; or size and text, padded, where it is short. Threads that
+        read make them: the one that commits would have to wait for Python's lock."""
+        views = np.zeros((len(self), 4), "<i4")
+        views[:, 0] = self.sizes
+        views[:, 3] = self.starts
+        is_long = self.sizes > INLINED_BYTES
+        if is_long.any():
+            views[is_long, 1] = self.bytes_at(self.starts[is_long], 4).view("<i4")[:, 0]
+        if not is_long.all():
+            short = np.flatnonzero(~is_long)
+            views[short, 1:] = self._padded(short).view("<i4")
+        return views
+
+    def _padded(self, numbers: Offsets) -> NDArray[np.uint8]:
+        """Short texts, with zeros behind them, a row each."""
+        places = np.arange(INLINED_BYTES)
+        inside = places < self.sizes[numbers, None]
+        at = np.where(inside, self.starts[numbers, None] + places, 0)
+        data = np.frombuffer(self.data or b"\0", np.uint8)
+        return np.where(inside, data[at], np.uint8(0))
 
     def on_disk(self, folder: Path) -> Lines:
         """The same texts, kept in a file in `folder` that has no name and ends with its use."""

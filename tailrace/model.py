@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from tailrace.changes import Changes
 from tailrace.lines import Lines
 
 OPEN = "open"
@@ -15,12 +16,6 @@ BASE_COMPLETE = "base_complete"
 LIVE = "live"
 
 SAMPLE_ITEMS = 1_000  # of a reconciliation by sample, where nobody says how many
-
-# The member of a stream record whose image was looked up, because its stream carries none.
-LOOKED_UP = "lookedUp"
-
-# The member of a Kinesis record in which its source puts the sequence number.
-SEQUENCE = "sequenceNumber"
 
 FULL = "full"
 INCREMENTAL = "incremental"
@@ -143,9 +138,9 @@ class Shard:
 
 
 class Shape(Enum):
-    """What is staged, one JSON object a text: items, lines of an incremental export's
-    data file, records as DynamoDB Streams returns them, or as DynamoDB sends them to Kinesis
-    (which may carry SEQUENCE as a member of their own; else their eventID tells them apart)."""
+    """What is staged. One JSON object a text: items, lines of an incremental export's data file.
+    Taken apart: records as DynamoDB Streams returns them, or as DynamoDB sends them to Kinesis
+    (told apart by their sequence numbers where they have one, else by their eventID)."""
 
     ITEMS = "items"
     INCREMENTAL_LINES = "incremental_lines"
@@ -322,12 +317,12 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a delivered object held: records of the table, how many and how many bytes they are,
-    of which `coarse` have their times in milliseconds, the first and the last time of a change; how
-    many records of which other tables; how many that are none of DynamoDB's; and what is lost of
-    it, in words, if anything is."""
+    """What a delivered object held: records of the table, how many and how many bytes of keys and
+    images, of which `coarse` have their times in milliseconds, the first and the last time of a
+    change; how many records of which other tables; how many that are none of DynamoDB's; and what
+    is lost of it, in words, if anything is."""
 
-    lines: tuple[Lines, ...] = ()
+    changes: tuple[Changes, ...] = ()
     rows: int = 0
     bytes: int = 0
     oldest: datetime | None = None
@@ -368,7 +363,7 @@ class Staged:
     `repeats`, records may stand in it twice, or in the log already: each lands once."""
 
     shape: Shape
-    lines: tuple[Lines, ...]
+    texts: tuple[Lines | Changes, ...]
     rows: int
     read_at: datetime | None = None
     repeats: bool = False

@@ -364,8 +364,8 @@ def _commit(run: _Pass, batch: list[Delivery], contents: list[Contents], delay: 
         if each.damage
     ]
     progress = _progress(run, batch, contents, notices)
-    lines = tuple(chain.from_iterable(each.lines for each in contents))
-    staged = Staged(Shape.KINESIS_RECORDS, lines, progress.rows, repeats=True) if lines else None
+    found = tuple(chain.from_iterable(each.changes for each in contents))
+    staged = Staged(Shape.KINESIS_RECORDS, found, progress.rows, repeats=True) if found else None
     gap = _gap(run, damage, delay)
     run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
     run.position = Position(progress.position_to)

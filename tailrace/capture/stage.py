@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from tailrace.capture.ports import Clock, Log
+from tailrace.changes import Changes, records_of
+from tailrace.errors import Terminal
 from tailrace.lines import Lines
 from tailrace.model import (
     Commit,
@@ -124,6 +126,15 @@ class Stage:
             newest=max(filter(None, (known.newest, newest)), default=None),
         )
 
+    def _texts(self) -> tuple[Lines | Changes, ...]:
+        try:
+            return tuple(texts_of(self._shape, page) for page in self._lines)
+        except (ValueError, RecursionError) as error:
+            raise Terminal(
+                f"{self._model}: a record of the stream is not what AWS sends: {error}",
+                "Nothing of it was committed. Run again; if AWS sends it again, report it.",
+            ) from error
+
     def _staged_bytes(self) -> int:
         return sum(each.bytes for each in self._pending.values())
 
@@ -151,8 +162,7 @@ class Stage:
             rows = sum(each.rows for each in moved)
             size = sum(each.bytes for each in moved)
             repeats = self._shape is Shape.KINESIS_RECORDS
-            lines = (Lines.of(b"".join(self._lines)),) if rows else ()
-            staged = Staged(self._shape, lines, rows, self._read_at, repeats)
+            staged = Staged(self._shape, self._texts(), rows, self._read_at, repeats)
             self._log.commit(
                 self._model,
                 Commit(self._epoch, moved, staged if rows else None, state, at, pass_record),
@@ -172,3 +182,13 @@ class Stage:
             )
             if self._on_commit:
                 self._on_commit(rows, size)
+
+
+def texts_of(shape: Shape, page: bytes) -> Lines | Changes:
+    """What lines of this shape are staged as. Raises ValueError or RecursionError for records that
+    are none."""
+    if shape is Shape.STREAM_RECORDS:
+        return Changes.of_stream(records_of(page))
+    if shape is Shape.KINESIS_RECORDS:
+        return Changes.of_kinesis(records_of(page))
+    return Lines.of(page)

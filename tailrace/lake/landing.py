@@ -1,7 +1,8 @@
 """From staged bytes to log rows, inside DuckDB: one SELECT per shape of what AWS sends.
 
-Python never takes an item apart. What is staged is one JSON object a row; the SELECT finds
-key, images and positions in it in one pass, by JSON pointers, so that any attribute name works.
+Python never takes an item apart. What is staged is one JSON object a row, or a record's columns
+(tailrace.changes); the SELECT finds key and attributes in it in one pass, by JSON pointers, so that
+any attribute name works.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from tailrace.lake.version import (
     timed_version_sql,
     version_sql,
 )
-from tailrace.model import LOOKED_UP, SEQUENCE, Era, KeyAttribute, Shape
+from tailrace.model import Era, KeyAttribute, Shape
 
-TTL_PRINCIPAL = "dynamodb.amazonaws.com"
 QUOTE = '"'
 
 
@@ -38,17 +38,15 @@ def rows_sql(
     of the `eras`, which come oldest first, belong to it and not to `epoch` (Head.eras).
     `members` names attributes and types: the list of that name begins with their values in the
     image, as JSON texts, NULL where the item has no such attribute of that type."""
-    if shape is Shape.KINESIS_RECORDS:
-        return _kinesis_records(key, epoch, eras, members)
-    if shape is Shape.STREAM_RECORDS:
-        return _stream_records(key, epoch, eras, members)
+    if shape in (Shape.KINESIS_RECORDS, Shape.STREAM_RECORDS):
+        return _changes(shape, key, epoch, eras, members)
     if shape is Shape.INCREMENTAL_LINES:
         return _incremental_lines(key, epoch, members)
     paths = [pointer(*member) for member in members]
     paths += [pointer(attribute.name) for attribute in key]
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, None)} AS version, {epoch} AS epoch,
-            'READ' AS op, {_key_sql(key, len(members))} AS key, json AS image,
+            'READ' AS op, {_key_sql(key, "v", len(members))} AS key, json AS image,
             NULL::JSON AS old_image, {_time(read_at)} AS changed_at,
             false AS ttl_expired, false AS looked_up, v AS members
         FROM (SELECT json, json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
@@ -72,119 +70,47 @@ def _incremental_lines(
     return f"""
         SELECT {version_sql(epoch, BASE_PHASE, micros)} AS version, {epoch} AS epoch,
             CASE WHEN {new} IS NULL THEN 'REMOVE' ELSE 'READ' END AS op,
-            {_key_sql(key, len(members))} AS key, {new} AS image, {old} AS old_image,
+            {_key_sql(key, "v", len(members))} AS key, {new} AS image, {old} AS old_image,
             make_timestamptz({micros}::BIGINT) AS changed_at, false AS ttl_expired,
             false AS looked_up, v AS members
         FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
 
 
-def _stream_records(
+def _changes(
+    shape: Shape,
     key: Sequence[KeyAttribute],
     epoch: int,
     eras: Sequence[Era],
     members: Sequence[tuple[str, str]],
 ) -> str:
-    paths = [pointer("dynamodb", "NewImage", *member) for member in members]
-    paths += [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
-    names = ["new", "old", "event", "sequence", "time", "principal", "Principal", "looked_up"]
-    first = len(paths) + 1
-    paths += [
-        pointer("dynamodb", "NewImage"),
-        pointer("dynamodb", "OldImage"),
-        pointer("eventName"),
-        pointer("dynamodb", "SequenceNumber"),
-        pointer("dynamodb", "ApproximateCreationDateTime"),
-        # AWS's API model says PrincipalId, the events that AWS shows say principalId.
-        pointer("userIdentity", "principalId"),
-        pointer("userIdentity", "PrincipalId"),
-        pointer(LOOKED_UP),
-    ]
-    # One lookup for all of them: a second one would parse the record again. So texts come as
-    # JSON, in quotes; those taken here hold nothing that JSON escapes.
-    v = {name: f"v[{number}]" for number, name in enumerate(names, start=first)}
-    removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
-    principal = f"coalesce({v['principal']}, {v['Principal']})"
-    position = f"trim({v['sequence']}, {literal(QUOTE)})"
-    version, number = _of_its_era(
-        epoch,
-        eras,
-        lambda until: f"{v['time']}::DOUBLE < {until.timestamp()}",
-        lambda number, phase: version_sql(number, phase, position),
-    )
-    return f"""
-        SELECT {version} AS version, {number} AS epoch,
-            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
-            CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
-            to_timestamp({v["time"]}::DOUBLE) AS changed_at,
-            {removed} AND {principal} IS NOT DISTINCT FROM
-                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
-            {v["looked_up"]} IS NOT NULL AS looked_up, v AS members
-        FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED})"""
+    """A record of a table's own stream has its place by its sequence number. The order of those
+    that come by Kinesis is their time; those of one time are told apart by their position. A record
+    without its place has no version: the commit refuses it."""
 
+    def version(number: int, phase: str) -> str:
+        if shape is Shape.KINESIS_RECORDS:
+            return timed_version_sql(number, phase, "micros", "position")
+        return version_sql(number, phase, "position")
 
-def _kinesis_records(
-    key: Sequence[KeyAttribute],
-    epoch: int,
-    eras: Sequence[Era],
-    members: Sequence[tuple[str, str]],
-) -> str:
-    """Their order is their time, in milliseconds or, where they say so, microseconds; records of
-    one time are told apart by their sequence number, or their id where the source has none. A
-    record without both has no version: the commit refuses it."""
-    paths = [pointer("dynamodb", "NewImage", *member) for member in members]
-    paths += [pointer("dynamodb", "Keys", attribute.name) for attribute in key]
-    names = ["new", "old", "event", "sequence", "id", "time", "precision", "principal", "Principal"]
-    first = len(paths) + 1
-    paths += [
-        pointer("dynamodb", "NewImage"),
-        pointer("dynamodb", "OldImage"),
-        pointer("eventName"),
-        pointer(SEQUENCE),
-        pointer("eventID"),
-        pointer("dynamodb", "ApproximateCreationDateTime"),
-        pointer("dynamodb", "ApproximateCreationDateTimePrecision"),
-        pointer("userIdentity", "principalId"),
-        pointer("userIdentity", "PrincipalId"),
-    ]
-    v = {name: f"v[{number}]" for number, name in enumerate(names, start=first)}
-    removed = f"{v['event']} = {literal(json.dumps('REMOVE'))}"
-    principal = f"coalesce({v['principal']}, {v['Principal']})"
-    which = (
-        f"coalesce(trim({v['sequence']}, {literal(QUOTE)}),"
-        f" replace(trim({v['id']}, {literal(QUOTE)}), '-', ''))"
-    )
-    version, number = _of_its_era(
-        epoch,
-        eras,
-        lambda until: f"micros < {round(until.timestamp() * 1_000_000)}",
-        lambda number, phase: timed_version_sql(number, phase, "micros", which),
-    )
-    in_micros = f"{v['precision']} = {literal(json.dumps('MICROSECOND'))}"
+    versions, numbers = _of_its_era(epoch, eras, version)
+    values = f"json_extract(image, {literals(pointer(*each) for each in members)})"
     return f"""
-        SELECT {version} AS version, {number} AS epoch,
-            trim({v["event"]}, {literal(QUOTE)}) AS op, {_key_sql(key, len(members))} AS key,
-            CASE WHEN NOT ({removed}) THEN {v["new"]} END AS image, {v["old"]} AS old_image,
-            make_timestamptz(micros) AS changed_at,
-            {removed} AND {principal} IS NOT DISTINCT FROM
-                {literal(json.dumps(TTL_PRINCIPAL))}::JSON AS ttl_expired,
-            false AS looked_up, v AS members
+        SELECT {versions} AS version, {numbers} AS epoch, op, {_key_sql(key, "k", 0)} AS key,
+            image, old_image, make_timestamptz(micros) AS changed_at, expired AS ttl_expired,
+            looked_up, v AS members
         FROM (
-            SELECT v, {v["time"]}::DOUBLE::BIGINT
-                * CASE WHEN {in_micros} THEN 1 ELSE 1000 END AS micros
-            FROM (SELECT json_extract(json, {literals(paths)}) AS v FROM {STAGED}))"""
+            SELECT *, {values if members else "NULL::JSON[]"} AS v,
+                json_extract(keys, {literals(pointer(each.name) for each in key)}) AS k
+            FROM {STAGED})"""
 
 
 def _of_its_era(
-    epoch: int,
-    eras: Sequence[Era],
-    before: Callable[[datetime], str],
-    version: Callable[[int, str], str],
+    epoch: int, eras: Sequence[Era], version: Callable[[int, str], str]
 ) -> tuple[str, str]:
-    """The SQL of a record's version and epoch; `before` makes the condition that it was made
-    before an instant, `version` the expression of a version."""
+    """The SQL of a record's version and epoch; `version` makes the expression of a version."""
     versions, numbers = version(epoch, STREAM_PHASE), str(epoch)
     for era in reversed(eras):
-        condition = before(era.until)
+        condition = f"micros < {round(era.until.timestamp() * 1_000_000)}"
         then = version(era.epoch, PRIOR_PHASE if era.prior else STREAM_PHASE)
         versions = f"CASE WHEN {condition} THEN {then} ELSE {versions} END"
         numbers = f"CASE WHEN {condition} THEN {era.epoch - era.prior} ELSE {numbers} END"
@@ -195,14 +121,14 @@ def _time(at: datetime | None) -> str:
     return f"{literal(at.isoformat() if at else None)}::TIMESTAMPTZ"
 
 
-def _key_sql(key: Sequence[KeyAttribute], before: int) -> str:
-    """The canonical key text, {"pk":{"S":"a"},"sk":{"N":"1"}}, from its values in the list v,
-    in which `before` others come first.
+def _key_sql(key: Sequence[KeyAttribute], values: str, before: int) -> str:
+    """The canonical key text, {"pk":{"S":"a"},"sk":{"N":"1"}}, from its values in the list
+    `values`, in which `before` others come first.
 
     NULL where a key attribute is missing: the commit refuses such a row."""
     text = "'{'"
     for index, attribute in enumerate(key, start=1):
         comma = "," if index > 1 else ""
         name = json.dumps(attribute.name, ensure_ascii=False)
-        text += f" || {literal(f'{comma}{name}:')} || v[{before + index}]"
+        text += f" || {literal(f'{comma}{name}:')} || {values}[{before + index}]"
     return f"{text} || '}}'"

@@ -32,6 +32,7 @@ from tailrace.lake.staged import staging
 from tailrace.lake.ties import Tied, settled
 from tailrace.lake.turns import turn
 from tailrace.lake.version import span_of, time_sql
+from tailrace.lines import Lines
 from tailrace.model import (
     LIVE,
     Commit,
@@ -299,7 +300,7 @@ class ChangeLog:
         _RepeatsError where that is needed."""
         staged = commit.staged
         assert staged is not None
-        with staging(con, staged.lines):
+        with staging(con, staged.texts):
             return self._land_staged(con, model, staged, commit.epoch, batch, key, eras, again)
 
     def _land_staged(
@@ -434,6 +435,12 @@ def _require_once(con: duckdb.DuckDBPyConnection, log: str, batch: int) -> None:
     ).fetchall()
     span = span_of(first, last)
     within = f"version BETWEEN {literal(span[0])} AND {literal(span[1])}"
+    place = f"hash(key, {time_sql('version')})"
+    ((is_alone,),) = con.execute(
+        f"SELECT count(*) = count(DISTINCT {place}) FROM {log} WHERE {within}"
+    ).fetchall()
+    if is_alone:  # as nearly always: each has a key and a time that no other one has
+        return
     tied = (
         f"SELECT key, {time_sql('version')} AS time, count(DISTINCT version) > 1 AS tied,"
         f" count(*) > count(DISTINCT version) AS repeated FROM {log} WHERE {within} GROUP BY ALL"
@@ -522,16 +529,17 @@ def _without_key(model: str, key: tuple[KeyAttribute, ...]) -> Terminal:
 
 def _malformed(model: str, staged: Staged) -> Terminal | None:
     """The error of the first text that is no JSON, if one is."""
-    for lines in staged.lines:
-        for number, text in enumerate(lines, start=1):
-            try:
-                json.loads(text)
-            except ValueError as error:
-                place = f"{lines.name} holds a text that" if lines.name else f"Text {number}"
-                return Terminal(
-                    f"{model}: {place} is no JSON: {error}",
-                    "Nothing of it was committed. Run again; if AWS sends it again, report it.",
-                )
+    for texts in staged.texts:
+        for lines in (texts,) if isinstance(texts, Lines) else (texts.keys, texts.images):
+            for number, text in enumerate(lines, start=1):
+                try:
+                    json.loads(text or b"{}")
+                except ValueError as error:
+                    place = f"{lines.name} holds a text that" if lines.name else f"Text {number}"
+                    return Terminal(
+                        f"{model}: {place} is no JSON: {error}",
+                        "Nothing of it was committed. Run again; if AWS sends it again, report it.",
+                    )
     return None
 
 

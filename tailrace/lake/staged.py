@@ -1,8 +1,7 @@
 """What was read of AWS, as a table that DuckDB reads where it lies in memory.
 
-Lines become an Arrow array of string views: a text is its length, its first bytes and its place in
-the buffer that came. DuckDB takes the views for its own strings, so no text is copied or parsed on
-its way into a query.
+Texts become Arrow arrays of string views (Lines.views). DuckDB takes the views for its own strings,
+so no text is copied or parsed on its way into a query.
 """
 
 from __future__ import annotations
@@ -15,26 +14,42 @@ import duckdb
 import nanoarrow
 import numpy as np
 from nanoarrow.c_array_stream import CArrayStream
+from numpy.typing import NDArray
 
+from tailrace.changes import NO_TIME, Changes
 from tailrace.lines import Lines
 
-# The view that holds what is staged, while it is: one column, json.
+# The view that holds what is staged, while it is: the column json; or those of records, op,
+# position, micros, keys, image, old_image, expired and looked_up, where what is missing is NULL.
 STAGED = "temp.tailrace_staged"
 
-# Texts up to this size stand in their view itself.
-INLINED_BYTES = 12
-
+_TEXT = nanoarrow.string_view()
 # DuckDB takes texts of this extension type for JSON as they are: whoever looks into them parses.
-_SCHEMA = nanoarrow.c_schema(
-    nanoarrow.struct({"json": nanoarrow.extension_type(nanoarrow.string_view(), "arrow.json")})
+_JSON = nanoarrow.extension_type(_TEXT, "arrow.json")
+_INTEGER, _BOOL = nanoarrow.int64(), nanoarrow.bool_()
+
+_LINES = nanoarrow.c_schema(nanoarrow.struct({"json": _JSON}))
+_CHANGES = nanoarrow.c_schema(
+    nanoarrow.struct(
+        {
+            "op": _TEXT,
+            "position": _TEXT,
+            "micros": _INTEGER,
+            "keys": _JSON,
+            "image": _JSON,
+            "old_image": _JSON,
+            "expired": _BOOL,
+            "looked_up": _BOOL,
+        }
+    )
 )
 
 
 @contextmanager
-def staging(con: duckdb.DuckDBPyConnection, lines: Sequence[Lines]) -> Iterator[None]:
-    """Lets queries of `con` read `lines` as the view STAGED; any number of times."""
+def staging(con: duckdb.DuckDBPyConnection, texts: Sequence[Lines | Changes]) -> Iterator[None]:
+    """Lets queries of `con` read `texts` as the view STAGED; any number of times."""
     name = STAGED.partition(".")[2]
-    con.register(name, _Readable(lines))
+    con.register(name, _Readable(texts))
     try:
         yield
     finally:
@@ -42,40 +57,47 @@ def staging(con: duckdb.DuckDBPyConnection, lines: Sequence[Lines]) -> Iterator[
 
 
 class _Readable:
-    """Lines by the Arrow PyCapsule interface: a batch each."""
+    """Texts by the Arrow PyCapsule interface: a batch each, made once, for DuckDB asks several
+    times."""
 
-    def __init__(self, lines: Sequence[Lines]) -> None:
-        self._lines = lines
+    def __init__(self, texts: Sequence[Lines | Changes]) -> None:
+        is_changes = bool(texts) and isinstance(texts[0], Changes)
+        self._schema = _CHANGES if is_changes else _LINES
+        self._batches = [
+            _array(self._schema, len(each), [None], _columns(each)) for each in texts if len(each)
+        ]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
-        batches = [_batch(each) for each in self._lines if len(each)]
-        return CArrayStream.from_c_arrays(batches, _SCHEMA).__arrow_c_stream__(requested_schema)
+        stream = CArrayStream.from_c_arrays(self._batches, self._schema)
+        return stream.__arrow_c_stream__(requested_schema)
 
 
-def _batch(lines: Lines) -> Any:
-    texts = nanoarrow.c_array_from_buffers(
-        nanoarrow.string_view(),
-        len(lines),
-        [None, _views(lines), lines.data],
-        null_count=0,
+def _columns(texts: Lines | Changes) -> list[Any]:
+    if isinstance(texts, Lines):
+        return [_text_array(texts, None)]
+    found = [_text_array(each, each.sizes > 0) for each in (texts.ops, texts.positions)]
+    found.append(_array(_INTEGER, len(texts), [_bits(texts.micros != NO_TIME), texts.micros]))
+    images = (texts.keys, texts.images, texts.old_images)
+    found += [_text_array(each, each.sizes > 0) for each in images]
+    flags = (texts.expired, texts.looked_up)
+    return found + [_array(_BOOL, len(texts), [None, _bits(each)]) for each in flags]
+
+
+def _text_array(texts: Lines, valid: NDArray[np.bool_] | None) -> Any:
+    nulls = None if valid is None else _bits(valid)
+    return _array(_TEXT, len(texts), [nulls, texts.views, texts.data])
+
+
+def _array(schema: Any, length: int, buffers: list[Any], children: Sequence[Any] = ()) -> Any:
+    return nanoarrow.c_array_from_buffers(
+        schema,
+        length,
+        buffers,
+        null_count=0 if buffers[0] is None else -1,
+        children=children,
         validation_level="none",
     )
-    return nanoarrow.c_array_from_buffers(
-        _SCHEMA, len(lines), [None], children=[texts], null_count=0, validation_level="none"
-    )
 
 
-def _views(lines: Lines) -> Any:
-    """Arrow's views of texts in one buffer: size, first four bytes, 0 (the buffer's number) and
-    start; or size and text, padded, where it is short."""
-    views = np.zeros((len(lines), 4), "<i4")
-    views[:, 0] = lines.sizes
-    views[:, 3] = lines.starts
-    long = lines.sizes > INLINED_BYTES
-    if long.any():
-        views[long, 1] = lines.bytes_at(lines.starts[long], 4).view("<i4")[:, 0]
-    for number in np.flatnonzero(~long):
-        start, size = int(lines.starts[number]), int(lines.sizes[number])
-        text = bytes(memoryview(lines.data)[start : start + size]).ljust(INLINED_BYTES, b"\0")
-        views[number, 1:] = np.frombuffer(text, "<i4")
-    return views
+def _bits(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(flags, bitorder="little")

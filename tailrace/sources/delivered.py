@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 from isal import igzip, isal_zlib
 
-from tailrace.lines import Lines
+from tailrace.changes import MICROSECOND, Changes, Record, records_of
 from tailrace.privacy import Privacy
 from tailrace.sources import snappy
 
@@ -49,27 +49,13 @@ class DamagedError(ValueError):
     """What AWS delivered is not whole any more; the text says how."""
 
 
-class _Change(msgspec.Struct, gc=False):
-    ApproximateCreationDateTime: int
-    Keys: msgspec.Raw
-    ApproximateCreationDateTimePrecision: str = "MILLISECOND"
-
-
-class _Record(msgspec.Struct, gc=False):
-    eventID: str  # noqa: N815
-    eventName: str  # noqa: N815
-    tableName: str  # noqa: N815
-    dynamodb: _Change
-
-
 @dataclass
 class Found:
-    """What an object held: records of the table, of which `coarse` have their times in
-    milliseconds, and the first and last time of a change in microseconds; how many records were of
-    which other tables, how many were none of DynamoDB's; and what of it may be lost, in words."""
+    """What an object held: records of the table, and the first and last time of a change in
+    microseconds; how many records were of which other tables, how many were none of DynamoDB's; and
+    what of it may be lost, in words."""
 
-    lines: list[Lines] = field(default_factory=list)
-    coarse: int = 0
+    changes: list[Changes] = field(default_factory=list)
     oldest: int | None = None
     newest: int | None = None
     others: Counter[str] = field(default_factory=Counter)
@@ -77,7 +63,6 @@ class Found:
     damage: str = ""
 
 
-_record = msgspec.json.Decoder(_Record)
 _any = msgspec.json.Decoder(msgspec.Raw)
 _scan = json.JSONDecoder()
 
@@ -108,7 +93,7 @@ def unpacked(key: str, body: bytes) -> Iterator[bytes]:
 
 
 def take_apart(table: str, chunks: Iterable[bytes], privacy: Privacy | None = None) -> Found:
-    """What an object of these chunks holds; the records of `table` as they came, or private."""
+    """What an object of these chunks holds; the records of `table`, private if they are to be."""
     taking = _Taking(table, privacy)
     try:
         taking.all_of(iter(chunks))
@@ -124,7 +109,7 @@ class _Taking:
     def __init__(self, table: str, privacy: Privacy | None) -> None:
         self._table = table
         self._privacy = privacy
-        self._own: list[bytes] = []
+        self._own: list[Record] = []
         self._own_bytes = 0
         self.found = Found()
 
@@ -134,62 +119,76 @@ class _Taking:
         for chunk in chunks:
             text = left + chunk
             heads = heads or _heads(text)
-            for head in heads:
-                text = text.replace(b"}" + head, b"}\n" + head)
-            *lines, left = text.split(b"\n")
-            if (number := self._lines(lines)) < len(lines):
-                self._slowly(b"\n".join([*lines[number:], left]) + b"".join(chunks))
+            end = 1 + max(text.rfind(b"\n"), *(text.rfind(b"}" + head) for head in heads))
+            whole, left = text[:end], text[end:]
+            if not self._take(whole) and (unread := self._one_by_one(whole, heads)) is not None:
+                self._slowly(unread + left + b"".join(chunks))
                 return
-        if not self._lines([left]):
-            self._slowly(left)
+        if not self._take(left) and (unread := self._one_by_one(left, heads)) is not None:
+            self._slowly(unread)
+
+    def _take(self, text: bytes) -> bool:
+        """Takes a text that holds whole records and nothing else; returns whether it was one. The
+        hot path."""
+        if self._privacy is not None:
+            return False
+        try:
+            records = records_of(text)
+        except (ValueError, RecursionError):
+            return False
+        if not all(map(_is_whole, records)):
+            return False
+        own = [each for each in records if each.table == self._table]
+        if len(own) < len(records):
+            self.found.others.update(each.table for each in records if each.table != self._table)
+        self._add(own, len(text))
+        return True
+
+    def _add(self, own: list[Record], size: int) -> None:
+        self._own += own
+        self._own_bytes += size
+        if self._own_bytes > GATHERED_BYTES:
+            self.gather()
+
+    def _one_by_one(self, text: bytes, heads: Iterable[bytes]) -> bytes | None:
+        """Takes records that each begin with a head or on a line of their own, up to what is
+        none; returns that and what follows, or None."""
+        for head in heads:
+            text = text.replace(b"}" + head, b"}\n" + head)
+        lines = text.split(b"\n")
+        number = self._lines(lines)
+        return b"\n".join(lines[number:]) if number < len(lines) else None
 
     def _lines(self, lines: list[bytes]) -> int:
         """Takes lines that each hold one JSON value, or nothing, up to one that does not; returns
-        how many. The hot path: whatever is not a record of DynamoDB's is left to others."""
-        own: list[bytes] = []
-        times: list[int] = []
-        number = 0
-        for line in lines:
+        how many."""
+        for number, line in enumerate(lines):
             try:
-                record = _record.decode(line)
-                change = record.dynamodb
-                micros = change.ApproximateCreationDateTime
-                is_coarse = change.ApproximateCreationDateTimePrecision != "MICROSECOND"
-                if is_coarse:
-                    micros *= 1_000
-                if not (0 < len(record.eventID) <= ID_MOST and 0 <= micros < MICROS_MOST):
-                    raise msgspec.ValidationError
+                (record,) = records_of(line)
             except (ValueError, RecursionError) as error:
                 if not self._is_other(line, error):
-                    break
+                    return number
+                continue
+            if not _is_whole(record):
+                self.found.foreign += 1
+            elif record.table != self._table:
+                self.found.others[record.table] += 1
+            elif self._privacy is None:
+                self._add([record], len(line))
             else:
-                if record.tableName == self._table:
-                    own.append(line)
-                    times.append(micros)
-                    self.found.coarse += is_coarse
-                else:
-                    self.found.others[record.tableName] += 1
-            number += 1
-        if own:
-            self._take(own, times)
-        return number
-
-    def _take(self, lines: list[bytes], times: list[int]) -> None:
-        if self._privacy is not None:
-            lines = self._privacy.records(b"\n".join(lines)).removesuffix(b"\n").split(b"\n")
-        self._own += lines
-        self._own_bytes += sum(map(len, lines))
-        if self._own_bytes > GATHERED_BYTES:
-            self.gather()
-        found = self.found
-        found.oldest = min(times) if found.oldest is None else min(found.oldest, *times)
-        found.newest = max(times) if found.newest is None else max(found.newest, *times)
+                self._add(records_of(self._privacy.records(line)), len(line))
+        return len(lines)
 
     def gather(self) -> None:
-        """Puts together what was taken so far."""
-        if self._own:
-            self.found.lines.append(Lines.joined(self._own))
-            self._own, self._own_bytes = [], 0
+        """Makes columns of what was taken so far."""
+        if not self._own:
+            return
+        changes, found = Changes.of_kinesis(self._own).with_views(), self.found
+        self._own, self._own_bytes = [], 0
+        first, last = int(changes.micros.min()), int(changes.micros.max())
+        found.oldest = first if found.oldest is None else min(found.oldest, first)
+        found.newest = last if found.newest is None else max(found.newest, last)
+        found.changes.append(changes)
 
     def _is_other(self, line: bytes, error: Exception) -> bool:
         """Counts a line that holds one JSON value of somebody else's, or nothing."""
@@ -227,6 +226,16 @@ class _Taking:
             self.found.damage = f"holds a record that cannot be read{shown}"
         else:
             self.found.foreign += 1
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether a record has its key and its place in the order."""
+    change = record.change
+    if change.time is None:
+        return False
+    micros = change.time if change.precision == MICROSECOND else change.time * 1_000
+    is_placed = 0 < len(record.id) <= ID_MOST and 0 <= micros < MICROS_MOST
+    return is_placed and len(change.keys) > 0 and bool(record.op and record.table)
 
 
 def _heads(text: bytes) -> tuple[bytes, ...]:

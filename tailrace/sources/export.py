@@ -296,6 +296,7 @@ def unpack(
                     taken = Lines.of(private(b"\n".join(taken)), name)
                 kept += len(taken.data)
                 lines.append(taken if kept <= IN_MEMORY_BYTES else taken.on_disk(folder))
+                _ = lines[-1].views
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         fault = f"is not a whole gzip file: {error}."
     except msgspec.DecodeError as error:

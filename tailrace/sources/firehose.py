@@ -247,10 +247,10 @@ class FirehoseObjects:
             )
         found = take_apart(self._table, self._chunks(delivery.key, body, name), self._privacy)
         return Contents(
-            lines=tuple(found.lines),
-            rows=sum(map(len, found.lines)),
-            coarse=found.coarse,
-            bytes=sum(each.bytes for each in found.lines),
+            changes=tuple(found.changes),
+            rows=sum(map(len, found.changes)),
+            coarse=sum(each.coarse for each in found.changes),
+            bytes=sum(each.bytes for each in found.changes),
             oldest=_time(found.oldest),
             newest=_time(found.newest),
             others=dict(found.others),

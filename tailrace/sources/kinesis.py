@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from tailrace.changes import MICROSECOND, SEQUENCE
 from tailrace.config import KinesisConfig, StreamConfig
 from tailrace.errors import (
     AccessDenied,
@@ -29,7 +30,6 @@ from tailrace.errors import (
     Terminal,
 )
 from tailrace.model import (
-    SEQUENCE,
     Epoch,
     Head,
     RecordPage,
@@ -55,7 +55,7 @@ SEQUENCE_DIGITS = 56
 AGGREGATED = b"\xf3\x89\x9a\xc2"
 
 VIEW = "NEW_AND_OLD_IMAGES"  # what DynamoDB sends to Kinesis, always
-MICROSECOND, MILLISECOND = "MICROSECOND", "MILLISECOND"
+MILLISECOND = "MILLISECOND"
 ACTIVE = ("ACTIVE", "UPDATING")
 
 
@@ -428,7 +428,7 @@ class KinesisStream:
     def read(self, iterator: str, shard: str, limit: int = RECORDS_PER_CALL) -> RecordPage:
         """The next page (at most 10,000 records or 10 MB, of all tables). An empty page is not the
         end; `at_tip` says whether it was. Its lines are the records as they came, with their
-        sequence number in the member tailrace.model.SEQUENCE.
+        sequence number in the member tailrace.changes.SEQUENCE.
 
         Raises IteratorExpired; Terminal where records were aggregated, or cannot be decrypted."""
         if self._began is None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
+from tailrace.changes import LOOKED_UP
 from tailrace.errors import Retryable
-from tailrace.model import LOOKED_UP, KeyAttribute, RecordPage, Shard, StreamTraits
+from tailrace.model import KeyAttribute, RecordPage, Shard, StreamTraits
 from tailrace.sources.aws import Aws
 from tailrace.sources.scan import TableScan, json_lines
 from tailrace.sources.streams import RECORDS_PER_CALL, DynamoDbStream

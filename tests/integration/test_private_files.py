@@ -292,7 +292,7 @@ def test_a_parquet_file_of_firehose_is_in_memory_alone(
     objects = Bucket(Aws(AwsConfig(region="us-east-1")), "t", "b", "", converted, private)
     contents = objects.read(Delivery("key", 1, datetime.now(UTC), False))
     assert (contents.rows, contents.damage) == (1, "")
-    (tmp_path / "held").write_bytes(b"".join(each.data for each in contents.lines))
+    (tmp_path / "held").write_bytes(repr(list(contents.changes[0])).encode())
     assert found(tmp_path, [PUBLIC])
     assert not found(tmp_path, SECRETS)
 

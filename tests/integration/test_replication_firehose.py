@@ -291,7 +291,7 @@ def test_what_an_object_holds_is_read_whatever_it_is(aws: Any, bucket: str, tmp_
     for name, (_, rows, damage) in bodies.items():
         contents = source.read(listed[name])
         assert rows in (None, contents.rows), name
-        assert sum(map(len, contents.lines)) == contents.rows
+        assert sum(map(len, contents.changes)) == contents.rows
         assert bool(damage) == bool(contents.damage)
         if damage:
             assert damage in contents.damage

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tailrace.changes import ChangeRow
 from tailrace.errors import Stale, Terminal
 from tailrace.lake.log import _check_fence
 from tailrace.lake.ties import Tied, settled
@@ -27,7 +28,6 @@ from tailrace.lake.version import (
     TIMED_DIGITS,
 )
 from tailrace.model import (
-    SEQUENCE,
     Commit,
     Epoch,
     Era,
@@ -257,9 +257,11 @@ def _landed(
     table: TableDescription,
 ) -> list[Row]:
     rows = [
-        _row(model, staged.shape, line, epoch, eras, batch, table)
-        for lines in staged.lines
-        for line in lines
+        _of_record(model, staged.shape, each, epoch, eras, batch, table)
+        if isinstance(each, ChangeRow)
+        else _of_line(model, staged.shape, each, epoch, batch, table)
+        for texts in staged.texts
+        for each in texts
     ]
     if len(rows) != staged.rows:
         raise Terminal(f"{model}: {staged.rows} rows were expected, but {len(rows)} were read.")
@@ -276,46 +278,51 @@ def _phase(era: Era) -> str:
     return PRIOR_PHASE if era.prior else STREAM_PHASE
 
 
-def _row(
+def _of_record(
     model: str,
     shape: Shape,
-    line: bytes,
+    record: ChangeRow,
     epoch: int,
     eras: Sequence[Era],
     batch: int,
     table: TableDescription,
 ) -> Row:
-    try:
-        value = msgspec.json.decode(line)
-    except msgspec.DecodeError as broken:
-        raise Terminal(f"{model}: a row is not JSON: {broken}") from broken
+    era = _era(epoch, eras, record.micros / 1_000_000)
     if shape is Shape.STREAM_RECORDS:
-        change = value["dynamodb"]
-        op, keys = value["eventName"], change["Keys"]
-        era = _era(epoch, eras, change["ApproximateCreationDateTime"])
-        order = version(era.epoch, _phase(era), change["SequenceNumber"])
-        epoch = era.epoch - era.prior
-        image = change.get("NewImage") if op != "REMOVE" else None
-    elif shape is Shape.KINESIS_RECORDS:
-        change = value["dynamodb"]
-        op, keys = value["eventName"], change["Keys"]
-        precise = change.get("ApproximateCreationDateTimePrecision") == "MICROSECOND"
-        micros = change["ApproximateCreationDateTime"] * (1 if precise else 1000)
-        which = value.get(SEQUENCE) or value["eventID"].replace("-", "")
-        era = _era(epoch, eras, micros / 1_000_000)
-        order = timed_version(era.epoch, _phase(era), micros, which)
-        epoch = era.epoch - era.prior
-        image = change.get("NewImage") if op != "REMOVE" else None
-    elif shape is Shape.INCREMENTAL_LINES:
+        order = version(era.epoch, _phase(era), record.position)
+    else:
+        order = timed_version(era.epoch, _phase(era), record.micros, record.position)
+    key = _key(model, table, _value(model, record.keys) or {})
+    image = _value(model, record.image)
+    # As everywhere in the simulation, only Kinesis' old images are looked at.
+    old = _value(model, record.old_image) if shape is Shape.KINESIS_RECORDS else None
+    return Row(batch, order, era.epoch - era.prior, record.op, key, image, old)
+
+
+def _of_line(
+    model: str, shape: Shape, line: bytes, epoch: int, batch: int, table: TableDescription
+) -> Row:
+    value = _value(model, line)
+    if shape is Shape.INCREMENTAL_LINES:
         keys, image = value["Keys"], value.get("NewImage")
         op = "REMOVE" if image is None else "READ"
         order = version(epoch, BASE_PHASE, value["Metadata"]["WriteTimestampMicros"]["N"])
     else:
         image = keys = value
         op, order = "READ", version(epoch, BASE_PHASE)
+    return Row(batch, order, epoch, op, _key(model, table, keys), image, None)
+
+
+def _value(model: str, text: bytes | None) -> Any:
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except msgspec.DecodeError as broken:
+        raise Terminal(f"{model}: a row is not JSON: {broken}") from broken
+
+
+def _key(model: str, table: TableDescription, keys: dict[str, Any]) -> str:
     try:
         key = {each.name: keys[each.name] for each in table.key}
     except KeyError as missing:
         raise Terminal(f"{model}: a row lacks a key attribute ({missing}).") from missing
-    old = value.get("dynamodb", {}).get("OldImage") if shape is Shape.KINESIS_RECORDS else None
-    return Row(batch, order, epoch, op, msgspec.json.encode(key).decode(), image, old)
+    return msgspec.json.encode(key).decode()

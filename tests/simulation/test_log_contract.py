@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tailrace.capture.ports import Log
+from tailrace.capture.stage import texts_of
 from tailrace.config import Warehouse
 from tailrace.errors import Stale, Terminal
 from tailrace.lake.log import ChangeLog
@@ -60,7 +61,7 @@ class Subject:
         self, lines: list[Any], shape: Shape = Shape.ITEMS, rows: int | None = None
     ) -> Staged:
         text = "\n".join(map(json.dumps, lines)).encode()
-        return Staged(shape, (Lines.of(text),), len(lines) if rows is None else rows, NOW)
+        return Staged(shape, (texts_of(shape, text),), len(lines) if rows is None else rows, NOW)
 
     def commit(self, **parts: Any) -> int:
         return self.log.commit(self.model, Commit(**{"epoch": epoch()} | parts))

@@ -24,11 +24,11 @@ class Arrow:
     save: tuple[str, ...] = ()
 
 
-# All that values may not know: everything but where texts lie.
+# All that values may not know: everything but what is read.
 ABOVE_VALUES = tuple(
     f"tailrace.{path.stem}"
     for path in (ROOT / "tailrace").iterdir()
-    if path.stem.isidentifier() and path.stem not in ("__init__", "lines", "model")
+    if path.stem.isidentifier() and path.stem not in ("__init__", "changes", "lines", "model")
 )
 
 ARROWS = (
@@ -84,7 +84,12 @@ ARROWS = (
         "the warehouse knows DuckDB and nothing else",
     ),
     Arrow("tailrace.lines", ("tailrace",), "where texts lie depends on nothing"),
-    Arrow("tailrace.model", ABOVE_VALUES, "values depend on nothing but where texts lie"),
+    Arrow(
+        "tailrace.changes",
+        (*ABOVE_VALUES, "tailrace.model"),
+        "what a record says depends on nothing but where texts lie",
+    ),
+    Arrow("tailrace.model", ABOVE_VALUES, "values depend on nothing but what is read"),
     Arrow("tailrace.errors", ("tailrace",), "errors depend on nothing"),
     Arrow("assets", ("orchestration", "sandbox", "boto3", "duckdb"), "assets stand below the jobs"),
     Arrow("orchestration", ("sandbox",), "the sandbox is for the demo and the tests"),

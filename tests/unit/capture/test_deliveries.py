@@ -15,8 +15,8 @@ from fakes import NOW, FakeClock, Killed, dies_at, landed
 from tailrace.capture import coverage, deliveries
 from tailrace.capture.deliveries import Delay, mark, read_mark
 from tailrace.capture.drain import Budget
+from tailrace.changes import Changes, records_of
 from tailrace.errors import Retryable, SourceMissing, Stale, Terminal
-from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -92,11 +92,13 @@ class Bucket:
         if delivery.key not in self.objects:
             return Contents(damage=f"{delivery.key} was deleted before it was read")
         records = self.objects[delivery.key][1]
-        lines = Lines.joined(map(msgspec.json.encode, records))
+        changes = Changes.of_kinesis(records_of(msgspec.json.Encoder().encode_lines(records)))
         times = [each["dynamodb"]["ApproximateCreationDateTime"] / 1000 for each in records]
         made = [datetime.fromtimestamp(each, NOW.tzinfo) for each in times]
         coarse = len(records) if delivery.key in self.coarse else 0
-        return Contents((lines,), len(lines), lines.bytes, min(made), max(made), coarse=coarse)
+        return Contents(
+            (changes,), len(changes), changes.bytes, min(made), max(made), coarse=coarse
+        )
 
 
 @dataclass

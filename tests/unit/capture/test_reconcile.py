@@ -81,7 +81,7 @@ class FakeComparison:
 
 
 def _lines(staged: Staged) -> list[str]:
-    lines = [line.decode() for lines in staged.lines for line in lines]
+    lines = [line.decode() for lines in staged.texts for line in lines]
     assert len(lines) == staged.rows
     return lines
 

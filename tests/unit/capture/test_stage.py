@@ -10,7 +10,7 @@ import pytest
 
 from tailrace.capture import stage as stage_module
 from tailrace.capture.stage import Stage
-from tailrace.errors import Retryable
+from tailrace.errors import Retryable, Terminal
 from tailrace.model import Part, Position, Shape
 from tests.simulation.memory_log import MemoryLog
 from tests.unit.capture.fakes import FakeClock, landed, open_log
@@ -148,3 +148,19 @@ def test_two_stages_from_one_position_do_not_both_succeed() -> None:
     with pytest.raises(Exception, match="another run was first"):
         second.flush()
     assert landed(store) == ["a"]
+
+
+def test_a_record_that_aws_would_not_send_is_refused_and_nothing_of_its_page_lands() -> None:
+    log, store = open_log()
+    head = log.head("orders")
+    assert head.epoch is not None
+    stage = Stage(log, "orders", head.epoch, Shape.STREAM_RECORDS, head.positions, FakeClock())
+    record = {"Keys": {"pk": {"S": "a"}}, "SequenceNumber": "1", "ApproximateCreationDateTime": 1}
+    pages = [{"eventName": "INSERT", "dynamodb": record | broken} for broken in ({}, {"Keys": 5})]
+    pages.append({"eventName": "INSERT", "dynamodb": record | {"SequenceNumber": 2}})
+    for number, page in enumerate(pages):
+        position = str(number)
+        stage.add(ONE, json.dumps(page).encode() + b"\n", 1, position, finished=False)
+    with pytest.raises(Terminal, match=r"orders: a record of the stream is not what AWS sends: "):
+        stage.flush()
+    assert (landed(store), log.head("orders").positions) == ([], {})

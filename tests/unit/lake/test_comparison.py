@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
+from tailrace.capture.stage import texts_of
+from tailrace.changes import LOOKED_UP
 from tailrace.config import Warehouse
 from tailrace.errors import Terminal
 from tailrace.lake.comparison import Comparison
 from tailrace.lake.log import ChangeLog
-from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
-    LOOKED_UP,
     OPEN,
     Commit,
     Difference,
@@ -121,8 +121,8 @@ class Lake:
             "Keys": {each.name: item[each.name] for each in KEY},
             "SequenceNumber": str(self.sequence),
         }
-        staged = self.staged({"eventName": event, "dynamodb": change | image} | more)
-        staged = replace(staged, shape=Shape.STREAM_RECORDS)
+        record = {"eventName": event, "dynamodb": change | image} | more
+        staged = self.staged(record, shape=Shape.STREAM_RECORDS)
         self._commit(SHARD, staged, start=start, end=str(self.sequence))
 
     def _commit(
@@ -141,7 +141,7 @@ class Lake:
 
     def staged(self, *lines: dict[str, Any], shape: Shape = Shape.ITEMS) -> Staged:
         text = "\n".join(map(json.dumps, lines))
-        return Staged(shape, (Lines.of(text.encode()),), len(lines))
+        return Staged(shape, (texts_of(shape, text.encode()),), len(lines))
 
     def execute(self, sql: str) -> None:
         self.log.query(sql)

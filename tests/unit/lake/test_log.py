@@ -11,13 +11,13 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tailrace.capture.stage import texts_of
 from tailrace.config import Warehouse
 from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import attach, discovery
@@ -99,7 +99,7 @@ def item(number: int, **attributes: Any) -> dict[str, Any]:
 
 def staged(items: list[dict[str, Any]], shape: Shape = Shape.ITEMS) -> Staged:
     text = "\n".join(map(json.dumps, items))
-    return Staged(shape, (Lines.of(text.encode()),), len(items), NOW)
+    return Staged(shape, (texts_of(shape, text.encode()),), len(items), NOW)
 
 
 def moved(part: Part, start: str | None, end: str | None, rows: int = 0) -> PartProgress:
@@ -207,10 +207,10 @@ def test_attributes_are_found_with_their_types_and_digits(orders: Orders) -> Non
     }
 
 
-def compact(items: list[dict[str, Any]]) -> Staged:
-    """Items as AWS writes them: without white space, in UTF-8."""
+def compact(items: list[dict[str, Any]], shape: Shape = Shape.ITEMS) -> Staged:
+    """What AWS writes: without white space, in UTF-8."""
     text = (json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in items)
-    return Staged(Shape.ITEMS, (Lines.of("\n".join(text).encode()),), len(items), NOW)
+    return Staged(shape, (texts_of(shape, "\n".join(text).encode()),), len(items), NOW)
 
 
 KNOWN = item(1, n={"N": "12.5"}, e={"N": "-1E+9"}, a={"S": "x"}, m={"M": {"x": {"S": ""}}})
@@ -262,9 +262,9 @@ def test_it_is_found_in_lines_of_every_shape(orders: Orders, shape: Shape) -> No
     part = SEGMENT if shape in (Shape.ITEMS, Shape.INCREMENTAL_LINES) else SHARD
     for images in ([KNOWN], [KNOWN, *(KNOWN | more for more, _ in NEWS), item(3)]):
         before = orders.attributes()
-        rows = compact([wrapped(at, shape, each) for at, each in enumerate(images)])
+        rows = compact([wrapped(at, shape, each) for at, each in enumerate(images)], shape)
         end = str(len(images))
-        orders.commit(replace(rows, shape=shape), start, end, part)
+        orders.commit(rows, start, end, part)
         start = end
     assert orders.attributes() - before == {
         ("", "S", None, None),

@@ -15,13 +15,13 @@ from typing import Any
 import duckdb
 import pytest
 
+from tailrace.capture.stage import texts_of
 from tailrace.config import Warehouse
 from tailrace.lake import maintenance
 from tailrace.lake.attach import connect
 from tailrace.lake.log import ChangeLog
 from tailrace.lake.maintenance import Limits, maintain
 from tailrace.lake.schema import inline_ledger_sql
-from tailrace.lines import Lines
 from tailrace.model import (
     BASE_COMPLETE,
     LIVE,
@@ -99,7 +99,7 @@ def _minute(log: ChangeLog, con: duckdb.DuckDBPyConnection, minute: int) -> None
     head = log.head("t")
     stands = head.positions[shard].at if shard in head.positions else None
     text = "\n".join(json.dumps(_record(minute, n)) for n in range(30))
-    staged = Staged(Shape.STREAM_RECORDS, (Lines.of(text.encode()),), 30)
+    staged = Staged(Shape.STREAM_RECORDS, (texts_of(Shape.STREAM_RECORDS, text.encode()),), 30)
     progress = PartProgress(shard, stands, f"{minute:05}", False, 30, 3_000, NOW, NOW)
     complete = minute % 10 != MINUTES % 10
     record = PassRecord(f"pass-{minute}", NOW + timedelta(minutes=minute), NOW, complete, 3, 3, 9)

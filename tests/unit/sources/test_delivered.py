@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tailrace.changes import ChangeRow
 from tailrace.sources import delivered, snappy
 from tailrace.sources.delivered import DamagedError, Found, take_apart, unpacked
 
@@ -46,9 +47,25 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def taken(body: bytes, key: str = "k") -> tuple[Found, list[bytes]]:
+def row(record: dict[str, Any], image: bytes | None = None) -> ChangeRow:
+    """What is taken of a record, whose image came as these bytes."""
+    change = record["dynamodb"]
+    precise = change.get("ApproximateCreationDateTimePrecision") == "MICROSECOND"
+    return ChangeRow(
+        op="INSERT",
+        position=record["eventID"].replace("-", ""),
+        micros=change["ApproximateCreationDateTime"] * (1 if precise else 1_000),
+        keys=compact(change["Keys"]),
+        image=image or compact(change["NewImage"]),
+        old_image=None,
+        expired=False,
+        looked_up=False,
+    )
+
+
+def taken(body: bytes, key: str = "k") -> tuple[Found, list[ChangeRow]]:
     found = take_apart("orders", unpacked(key, body))
-    return found, [text for lines in found.lines for text in lines]
+    return found, [each for changes in found.changes for each in changes]
 
 
 HOSTILE = ["}{", "}\n{", '"}{"awsRegion":"', '\\"}{', "}{\u2028\u0085é", "\\", '{"awsRegion":']
@@ -58,12 +75,12 @@ HOSTILE = ["}{", "}\n{", '"}{"awsRegion":"', '\\"}{', "}{\u2028\u0085é", "\\", 
 def test_records_are_told_apart_whatever_stands_between_and_in_them(
     between: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = [compact(record(number, text=text)) for number, text in enumerate(HOSTILE * 3)]
+    records = [record(number, text=text) for number, text in enumerate(HOSTILE * 3)]
     for size in (1, 7, 300, 1_000_000):
         monkeypatch.setattr(delivered, "UNPACK_BYTES", size)
-        found, lines = taken(between.join(records))
-        assert [line.strip() for line in lines] == records
-        assert (sum(map(len, found.lines)), found.foreign, found.damage) == (len(records), 0, "")
+        found, rows = taken(between.join(map(compact, records)))
+        assert rows == list(map(row, records))
+        assert (found.foreign, found.damage) == (0, "")
 
 
 @pytest.mark.parametrize("between", [b"", b"\n"])
@@ -72,10 +89,12 @@ def test_records_written_by_another_program_are_told_apart_too(between: bytes) -
     odd = [dict(reversed(record(number, text=text).items())) for number, text in enumerate(HOSTILE)]
     texts = [json.dumps(odd[0]), json.dumps(odd[1], indent=2), compact(record(2)).decode()]
     texts += [json.dumps(each) for each in odd[3:]]
-    found, lines = taken(between.join(text.encode() for text in texts))
-    assert (sum(map(len, found.lines)), found.foreign, found.damage) == (len(texts), 0, "")
+    found, rows = taken(between.join(text.encode() for text in texts))
+    assert (found.foreign, found.damage) == (0, "")
     expected = [odd[0], odd[1], record(2), *odd[3:]]
-    assert [json.loads(line) for line in lines] == expected
+    assert [each.position for each in rows] == [row(each).position for each in expected]
+    images = [json.loads(each.image or b"") for each in rows]
+    assert images == [each["dynamodb"]["NewImage"] for each in expected]
 
 
 def test_records_of_other_tables_and_senders_are_left_out_and_counted() -> None:
@@ -85,16 +104,16 @@ def test_records_of_other_tables_and_senders_are_left_out_and_counted() -> None:
     far = record(3, ApproximateCreationDateTime=1_700_000_000_000_000)
     others += [compact(no_time), compact(far), compact(record(4) | {"eventID": ""})]
     for between in (b"", b"\n"):
-        found, lines = taken(between.join([*others, compact(record(9)), b"plain text", b""]))
-        assert lines == [compact(record(9))]
+        found, rows = taken(between.join([*others, compact(record(9)), b"plain text", b""]))
+        assert rows == [row(record(9))]
         assert (dict(found.others), found.foreign, found.damage) == ({"customers": 1}, 8, "")
 
 
 def test_times_in_milliseconds_are_counted_of_the_table_s_own_records() -> None:
     micro = record(2, ApproximateCreationDateTimePrecision="MICROSECOND")
-    bodies = [compact(each) for each in (record(1), micro, record(3, table="other"))]
-    found, lines = taken(b"".join(bodies))
-    assert (lines, found.coarse) == (bodies[:2], 1)
+    found, rows = taken(b"".join(map(compact, (record(1), micro, record(3, table="other")))))
+    assert rows == [row(record(1)), row(micro)]
+    assert [each.coarse for each in found.changes] == [1]
 
 
 def test_times_are_read_by_their_precision() -> None:
@@ -108,30 +127,31 @@ def test_times_are_read_by_their_precision() -> None:
 
 
 def test_a_record_that_is_cut_off_is_damage_and_those_around_it_are_kept() -> None:
-    whole = [compact(record(number)) for number in range(3)]
+    records = [record(number) for number in range(3)]
+    whole = list(map(compact, records))
     for body in (whole[0] + whole[1][:-20] + whole[2], whole[0] + b"\n" + whole[1][:90]):
-        found, lines = taken(body)
-        assert lines == [each for each in whole if each in body]
+        found, rows = taken(body)
+        assert rows == [row(each) for each in records if compact(each) in body]
         assert "cannot be read" in found.damage
         assert '{"awsRegion"' in found.damage
 
 
 def test_an_empty_object_holds_nothing() -> None:
     for body in (b"", b"\n", gzip.compress(b"")):
-        found, lines = taken(body)
-        assert (found, lines) == (Found(), [])
+        found, rows = taken(body)
+        assert (found, rows) == (Found(), [])
 
 
 def test_packed_objects_are_known_by_what_they_begin_with() -> None:
-    records = [compact(record(number)) for number in range(3_000)]
-    body = b"".join(records)
+    records = [record(number) for number in range(3_000)]
+    body = b"".join(map(compact, records))
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("one", body)
     two_members = gzip.compress(body[:100_000]) + gzip.compress(body[100_000:])
     for packed in (gzip.compress(body), two_members, archive.getvalue()):
-        found, lines = taken(packed)
-        assert (sum(map(len, found.lines)), lines) == (3_000, records)
+        _, rows = taken(packed)
+        assert rows == list(map(row, records))
 
 
 def _sized(block: bytes) -> bytes:
