@@ -23,8 +23,8 @@ class Size:
     """How much is read: items of the export and in how many files, items or records of the
     others, and how many of each the hand-written way gets."""
 
-    export_items: int = 1_000_000
-    export_files: int = 32
+    export_items: int = 2_000_000
+    export_files: int = 64
     scan_items: int = 100_000
     records: int = 100_000
     delivered: int = 400_000

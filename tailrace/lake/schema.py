@@ -21,8 +21,11 @@ LEDGER = "ledger"
 # Parquet file.
 INLINED_ROWS = 200
 
-# Smaller than DuckDB's 122,880: about 20 MB of 1 KB items a row group, so memory stays flat.
+# Smaller than DuckDB's 122,880: about 20 MB of 1 KB items a row group, so memory stays flat. Rows
+# of the log are the widest, and what is written of them at a time is one page: it should fit a
+# cache.
 ROW_GROUP_ROWS = 20_480
+LOG_ROW_GROUP_ROWS = 4_096
 
 _CONTROL_TABLES = {
     "tables": """model VARCHAR, batch BIGINT, table_name VARCHAR, table_arn VARCHAR,
@@ -64,6 +67,10 @@ def create_control_tables(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(
             f"CALL lake.set_option('data_inlining_row_limit', 0, schema => {literal(schema)})"
         )
+    con.execute(
+        f"CALL lake.set_option('parquet_row_group_size', {LOG_ROW_GROUP_ROWS},"
+        f" schema => {literal(CHANGES)})"
+    )
     # The tables last: where they stand, the options above stand too, whatever was killed.
     con.execute("BEGIN")
     for name, columns in _CONTROL_TABLES.items():
