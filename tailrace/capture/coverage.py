@@ -155,9 +155,9 @@ def is_older_than_base(head: Head, part: Part) -> bool:
 
 def is_noted(head: Head, reason: str) -> bool:
     """True where a gap was stored for the same reason since the newest epoch was opened and since
-    the last proof."""
+    the last pass that proved something began."""
     assert head.epoch is not None
-    proof = head.last_proof.proves_until if head.last_proof else head.epoch.opened_at
+    proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
     since = max(proof, head.epoch.opened_at)
     return any(gap.found_at >= since and gap.reason == reason for gap in head.gaps)
 

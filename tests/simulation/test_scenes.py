@@ -188,6 +188,30 @@ def test_what_came_late_to_a_stream_that_is_no_longer_the_tables_lies_in_its_gap
         story.truth.check_equal()
 
 
+def test_a_stream_that_is_switched_off_again_at_once_leaves_two_gaps() -> None:
+    """A Firehose's proof lags, and lies before the first of them."""
+    story = Story(1, kinesis=True, firehose=True)
+    with story.world as world:
+        world.source = "firehose"
+        _make_live(world)
+        world.weather.buffer_seconds = 600.0
+        world.configure("scan", pass_seconds=600)
+        for gaps in (1, 3):
+            world.disable_kinesis()
+            for _ in range(5):
+                world.clock.advance(HOUR)
+                world.write()
+            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+            assert len(found.gaps) == gaps
+            world.enable_kinesis()
+            for _ in range(2):
+                world.clock.advance(2.0)
+                found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+            assert found.reached_tip
+        story._settle()
+        story.truth.check_equal()
+
+
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
     world = story.world
     for _ in range(20):
