@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")
     parser.add_argument("--kinesis", action="store_true", help="stories with a Kinesis stream")
     parser.add_argument("--firehose", action="store_true", help="stories with a Firehose")
+    parser.add_argument("--models", action="store_true", help="ask dbt's own SQL as well")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
     if options.seed is not None:
@@ -24,7 +25,9 @@ def main() -> int:
     started, told, failed = time.monotonic(), 0, 0
     for count, seed in enumerate(seeds, start=1):
         told = count
-        if broken := tell(seed, kinesis=options.kinesis, firehose=options.firehose):
+        if broken := tell(
+            seed, kinesis=options.kinesis, firehose=options.firehose, models=options.models
+        ):
             print(broken)
             failed += 1
             if failed >= options.failures:

@@ -48,6 +48,9 @@ STAGED = "dbt_project/macros/staged_changes.sql"
 LATEST = "dbt_project/macros/latest_state.sql"
 MODELS = ("tests/integration/test_models.py",)
 CONTRACTS = ("tests/simulation/test_log_contract.py",)
+SQL = (
+    "tests/simulation/test_simulation.py::test_dbts_own_sql_shows_readers_what_the_laws_are_checked_against",
+)
 SCENES = ("tests/simulation/test_scenes.py",)
 
 
@@ -566,6 +569,14 @@ MUTATIONS = (
         '    if epoch is None or epoch.state == LIVE or "beside" not in epoch.detail:\n',
         "    if True:\n",
         tests=SCENES,
+    ),
+    Mutation(
+        "what a source tells that takes over counts at once",
+        "No step back",
+        STAGED,
+        "left join overlapping on overlapping.epoch = {{ version_epoch('log.version') }}\n",
+        "left join overlapping on false\n",
+        tests=SQL,
     ),
 )
 

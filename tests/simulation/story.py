@@ -14,6 +14,7 @@ from typing import Any
 from tailrace.engine import Engine
 from tailrace.errors import Retryable, SourceMissing, Stale, Terminal
 from tailrace.model import LIVE, DrainResult
+from tests.simulation.models import Models
 from tests.simulation.truth import Truth, Violation, micros
 from tests.simulation.world import (
     HOUR,
@@ -52,12 +53,16 @@ RARE = {"vanish": 0.1}
 
 
 class Story:
-    """One seed, told once."""
+    """One seed, told once. With `models` dbt's own SQL is asked after some commits what readers
+    see."""
 
-    def __init__(self, seed: int, *, kinesis: bool = False, firehose: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, kinesis: bool = False, firehose: bool = False, models: bool = False
+    ) -> None:
         self.world = World(seed, kinesis=kinesis or firehose, firehose=firehose)
         self.truth = Truth(self.world)
-        self.world.on_commit = self.truth.check
+        self.world.on_commit = self._check
+        self.models = Models(self.world.store, seed) if models else None
         self.world.nested = self._somebody_else
         self.world.sensor = self._sensor
         self._drained_at = 0.0
@@ -75,6 +80,13 @@ class Story:
             world.quiet = True
             self._settle()
             self.truth.check_equal()
+        if self.models is not None:
+            self.models.rebuild()
+
+    def _check(self) -> None:
+        self.truth.check()
+        if self.models is not None:
+            self.models.maybe_merge()
 
     # ----------------------------------------------------------------------------------- scenes
 
@@ -354,11 +366,14 @@ def _weather(rng: random.Random, *, kinesis: bool, firehose: bool) -> Weather:
     return weather
 
 
-def tell(seed: int, *, kinesis: bool = False, firehose: bool = False) -> str | None:
+def tell(
+    seed: int, *, kinesis: bool = False, firehose: bool = False, models: bool = False
+) -> str | None:
     """Tells a seed's story: None if every law held, else what broke and how to see it again. With
     `kinesis` the table streams to a Kinesis stream as well, and is read from either; with
-    `firehose` a Firehose behind that delivers to S3, and it is read from any of the three."""
-    story = Story(seed, kinesis=kinesis, firehose=firehose)
+    `firehose` a Firehose behind that delivers to S3, and it is read from any of the three.
+    `models` as in Story."""
+    story = Story(seed, kinesis=kinesis, firehose=firehose, models=models)
     try:
         story.tell()
     except (Violation, Stuck) as broken:
@@ -373,7 +388,8 @@ def tell(seed: int, *, kinesis: bool = False, firehose: bool = False) -> str | N
                 f"seed {seed}: {broken}",
                 f"Replay it: python -m tests.simulation --seed {seed}"
                 + (" --kinesis" if kinesis else "")
-                + (" --firehose" if firehose else ""),
+                + (" --firehose" if firehose else "")
+                + (" --models" if models else ""),
                 f"Weather: {weather or 'calm'}",
                 "What happened last:",
                 *(f"  {line}" for line in world.trace),

@@ -36,6 +36,19 @@ def test_every_law_holds_where_a_firehose_delivers_to_s3_from_seed(first: int) -
     assert not broken, "\n\n".join(broken)
 
 
+@pytest.mark.parametrize(
+    ("world", "seeds"),
+    [({}, (1, 2)), ({"kinesis": True}, (2, 4)), ({"firehose": True}, (0, 15))],
+    ids=["streams", "kinesis", "firehose"],
+)
+def test_dbts_own_sql_shows_readers_what_the_laws_are_checked_against(
+    world: dict[str, bool], seeds: tuple[int, ...]
+) -> None:
+    """Merged at any time or built anew: the items that the checker works out by the rule."""
+    broken = [told for seed in seeds if (told := tell(seed, models=True, **world))]
+    assert not broken, "\n\n".join(broken)
+
+
 def test_a_story_is_told_alike_whatever_the_order_of_sets() -> None:
     """Else a failing seed could not be replayed."""
     told = {_trace(hash_seed) for hash_seed in ("1", "3")}

@@ -22,8 +22,9 @@ class _Returned(Exception):
         self.value = value
 
 
-def load() -> SimpleNamespace:
-    """Every macro of the project by its name, but for materializations and tests."""
+def load(**names: Any) -> SimpleNamespace:
+    """Every macro of the project by its name, but for materializations and tests. `names` are what
+    else they may ask for: `this`."""
     environment = jinja2.Environment(extensions=["jinja2.ext.do"])
     macros: dict[str, Any] = {}
     environment.globals.update(
@@ -33,6 +34,7 @@ def load() -> SimpleNamespace:
         modules=SimpleNamespace(re=re),
         tojson=json.dumps,
     )
+    environment.globals.update(names)
     environment.globals["return"] = _return
     texts = "\n".join(file.read_text() for file in sorted(FOLDER.glob("*.sql")))
     found = re.findall(r"(?s)(\{%-? macro )(\w+)(\(.*?endmacro -?%\})", texts)
