@@ -22,6 +22,9 @@ IN_TIME = RETENTION - RETENTION_MARGIN
 # A stream's ARN ends in the time at which it was enabled; its records begin soon after.
 ENABLING_MARGIN = timedelta(minutes=1)
 
+# Why there is a gap where a stream was not the table's for a while.
+REGAINED = "until then the table did not stream to it"
+
 
 def accounted_until(head: Head) -> datetime | None:
     """Every change made before this is in the log, or will be in the base of the first epoch, or
@@ -153,13 +156,17 @@ def is_older_than_base(head: Head, part: Part) -> bool:
     return unproven and head.positions[part].epoch < head.epoch.number
 
 
-def is_noted(head: Head, reason: str) -> bool:
-    """True where a gap was stored for the same reason since the newest epoch was opened and since
-    the last pass that proved something began."""
+def noted(head: Head) -> list[str]:
+    """Why gaps were stored since the newest epoch was opened, since the last pass that proved
+    something began, and since the table was found to stream there again; the last one last."""
     assert head.epoch is not None
-    proof = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
-    since = max(proof, head.epoch.opened_at)
-    return any(gap.found_at >= since and gap.reason == reason for gap in head.gaps)
+    began = head.last_proof.began_at if head.last_proof else head.epoch.opened_at
+    since = max(began, head.epoch.opened_at)
+    reasons: list[str] = []
+    for gap in head.gaps:
+        if gap.found_at >= since:
+            reasons = [] if gap.reason == REGAINED else [*reasons, gap.reason]
+    return reasons
 
 
 def expired_by_age(head: Head, position: Position, now: datetime) -> bool:

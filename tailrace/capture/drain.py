@@ -285,7 +285,7 @@ def note_replaced(
         what = "table was recreated" if table.table_id != epoch.table_id else "stream was replaced"
         reason = f"the {what} {_was(epoch)}, it is {table.stream_arn})"
         until = coverage.begins_at(table.stream_arn)
-    lose(log, clock, model, head, reason, until, late=late)
+    lose(log, clock, model, head.of(epoch), reason, until, late=late)
     return coverage.open_gaps(log.head(model))
 
 
@@ -297,20 +297,16 @@ def note_regained(log: Log, clock: Clock, model: str, late: timedelta = timedelt
         return
     head = log.head(model)
     assert head.epoch is not None
-    reason = "until then the table did not stream to it"
-    lose(log, clock, model, head.of(head.epoch), reason, late=late)
+    lose(log, clock, model, head.of(head.epoch), coverage.REGAINED, late=late)
 
 
 def is_lost(head: Head) -> bool:
-    """Whether the newest epoch's stream was found not to be the table's, and nothing was proven
-    since."""
+    """Whether the newest epoch's stream was found not to be the table's, and since then nothing was
+    proven, nor was it found to be the table's again."""
     epoch = head.epoch
     if epoch is None:
         return False
-    proof = head.of(epoch).last_proof
-    since = max(proof.began_at, epoch.opened_at) if proof else epoch.opened_at
-    was = _was(epoch)
-    return any(was in gap.reason and gap.found_at >= since for gap in head.gaps)
+    return any(_was(epoch) in reason for reason in coverage.noted(head.of(epoch)))
 
 
 def _was(epoch: Epoch) -> str:
@@ -400,7 +396,7 @@ def lose(
     late: timedelta = timedelta(0),
 ) -> None:
     """Stores a gap, unless it is stored already."""
-    if coverage.is_noted(head, reason):
+    if reason in coverage.noted(head):
         return
     assert head.epoch is not None
     gap = coverage.broken(head, clock.aws_now(), reason, [newest], late)

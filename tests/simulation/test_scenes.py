@@ -212,6 +212,30 @@ def test_a_stream_that_is_switched_off_again_at_once_leaves_two_gaps() -> None:
         story.truth.check_equal()
 
 
+def test_a_stream_that_is_off_again_before_a_pass_was_complete_leaves_another_gap() -> None:
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.source = "kinesis"
+        _make_live(world)
+        refused = lambda asked: FATAL * (asked == "kinesis:GetRecords")  # noqa: E731
+        for gaps in (1, 3):
+            world.disable_kinesis()
+            world.clock.advance(HOUR)
+            world.write()
+            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+            assert len(found.gaps) == gaps
+            world.enable_kinesis()
+            world.clock.advance(2.0)
+            with patch.object(world, "_fault", refused):
+                world.process("drain", lambda engine: engine.drain_table(MODEL))
+        for _ in range(2):
+            world.clock.advance(2.0)
+            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+            assert (found.reached_tip, len(found.gaps)) == (True, 4)
+        story._settle()
+        story.truth.check_equal()
+
+
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
     world = story.world
     for _ in range(20):
