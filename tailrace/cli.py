@@ -588,7 +588,8 @@ def sql(
 ) -> None:
     """Query the warehouse, read-only.
 
-    The models are analytics.<model>, the logs changes.<model>, the ledger tailrace.*.
+    The models are in the schema in use, analytics: FROM orders is FROM analytics.orders, and SHOW
+    TABLES lists them. The logs are changes.<model>, the ledger tailrace.*.
 
     --format json prints an array of objects and nothing else: numbers have all their digits, JSON
     columns are JSON, BLOB is base64, times are ISO 8601."""
@@ -599,6 +600,7 @@ def sql(
     connection = _open_warehouse(ctx.obj, settings)
     try:
         with _sql_errors_explained():
+            connection.execute("USE lake.analytics")
             cursor = connection.execute(query)
         _print_rows(cursor, format)
     finally:

@@ -615,6 +615,18 @@ def test_sql_prints_json_and_nothing_else(warehouse: Path) -> None:
     assert result.stderr == ""
 
 
+def test_sql_finds_a_model_by_its_name_alone_and_everything_else_by_its_schema(
+    warehouse: Path,
+) -> None:
+    con = connect(load_config(warehouse / "tailrace.yaml").warehouse)
+    create_control_tables(con)
+    con.close()
+    query = """SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM lake.analytics.orders),
+        (SELECT count(*) FROM tailrace.ledger)"""
+    assert run("sql", query, "--format", "csv").stdout.splitlines()[1:] == ["2,2,0"]
+    assert run("sql", "SHOW TABLES", "--format", "csv").stdout.splitlines() == ["name", "orders"]
+
+
 def test_sql_prints_csv(warehouse: Path) -> None:
     result = run("sql", "SELECT * FROM analytics.orders ORDER BY pk", "--format", "csv")
     assert list(csv.reader(io.StringIO(result.stdout))) == [
