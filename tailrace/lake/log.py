@@ -380,6 +380,7 @@ class ChangeLog:
             result = body()
             con.execute("COMMIT")
         except BaseException:
+            con.interrupt()  # else its other threads first end their part of what broke off
             with suppress(duckdb.Error):
                 con.execute("ROLLBACK")
             raise

@@ -439,3 +439,39 @@ def test_a_full_disk_is_called_that_and_the_same_commit_succeeds_once_there_is_r
         cwd=Path(__file__).parents[3],
         check=True,
     )
+
+
+BROKEN_OFF = """
+import os, signal, sys, threading
+from tailrace.config import Warehouse
+from tailrace.lake.log import ChangeLog
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+folder = sys.argv[1]
+signal.signal(signal.SIGTERM, stop)
+catalog, data = f"sqlite:{folder}/catalog.sqlite", f"{folder}/data"
+log = ChangeLog(Warehouse(catalog=catalog, data_path=data, threads=4))
+endless = "SELECT count(*) FROM range(10_000_000_000_000) WHERE range % 7 = 3"
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+try:
+    log._in_transaction(log._con, lambda: log._con.execute(endless).fetchall())
+except RuntimeError:
+    print(log.head("orders").batch)
+log.close()
+"""
+
+
+def test_a_commit_that_a_signal_breaks_off_waits_for_no_other_thread_of_duckdb(
+    tmp_path: Path,
+) -> None:
+    """The part that another thread has begun here has no end."""
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
