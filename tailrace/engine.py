@@ -586,6 +586,7 @@ class Engine:
                 shown=DIFFERENCES_SHOWN,
                 late=self._kind(config, live.source).traits.late,
                 patience_seconds=patience_seconds,
+                kept=None if config.log.days is None else timedelta(days=config.log.days),
             )
 
     def maintain(

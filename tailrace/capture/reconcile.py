@@ -87,14 +87,16 @@ def reconcile(
     shown: int,
     late: timedelta = timedelta(0),
     patience_seconds: float = 0.0,
+    kept: timedelta | None = None,
 ) -> Reconciliation:
     """Reads the source, drains the stream until it is settled, compares.
 
     `read` is one of the functions below, `drain` one pass that tells its rows; a change may come to
     the stream so `late` after it was made. Where somebody else
-    drains the table anyway, their pass is waited for, up to `patience_seconds`. Raises Terminal
-    where the table is not live or has gaps, Retryable where a new epoch went live meanwhile, and
-    what reading and draining raise."""
+    drains the table anyway, their pass is waited for, up to `patience_seconds`. `kept` is for how
+    long the log keeps every row (None: for ever). Raises Terminal where the table is not live or
+    has gaps, or the log no longer tells how it was when the reading began, Retryable where a new
+    epoch went live meanwhile, and what reading and draining raise."""
     started = run.clock.monotonic()
     before = run.log.head(run.model)
     live = require_live(run.model, before)
@@ -102,6 +104,7 @@ def reconcile(
     snapshot = read(before)
     began, ended = snapshot.began_at - SLACK, snapshot.ended_at + SLACK
     head = _settled(run, live, ended, late, drain, patience_seconds)
+    _refuse_forgotten(run, began, kept)
     whole = (began, ended) if snapshot.is_whole else None
     found = comparison.differences(head, whole, before.batch, shown)
     return Reconciliation(
@@ -148,6 +151,18 @@ def _refuse_gaps(model: str, head: Head) -> None:
         raise Terminal(
             f"{model}: {gap_text(gaps)}.",
             f"Repair it first: `tailrace repair {model}`, then `tailrace sync --table {model}`.",
+        )
+
+
+def _refuse_forgotten(run: Bootstrap, began: datetime, kept: timedelta | None) -> None:
+    took = run.clock.aws_now() - began
+    if kept is not None and took > kept:
+        raise Terminal(
+            f"{run.model}: reading the table took {took.total_seconds() / 3600:.0f} hours, but its"
+            f" log keeps {kept.total_seconds() / 3600:.0f}: what was changed meanwhile may be gone"
+            " from it, and would seem to differ.",
+            "Reconcile by export or by sample, scan faster (--max-rcu), or let the log keep more"
+            " (log.keep in tailrace.yaml).",
         )
 
 

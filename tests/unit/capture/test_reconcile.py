@@ -129,6 +129,18 @@ def reconciled(
 # ------------------------------------------------------------------------------------ settling
 
 
+def test_a_reading_that_took_longer_than_the_log_keeps_its_rows_is_not_compared(
+    run: Bootstrap,
+) -> None:
+    comparison = FakeComparison()
+    two_days = timedelta(days=2)
+    with pytest.raises(Terminal, match="took 49 hours, but its log keeps 48: "):
+        reconciled(run, comparison, lambda: proven(run), seconds=49 * 3600, kept=two_days)
+    assert comparison.compared == []
+    reconciled(run, comparison, lambda: proven(run), seconds=40 * 3600, kept=two_days)
+    assert len(comparison.compared) == 1
+
+
 def test_it_is_compared_once_a_pass_is_complete_that_began_after_the_reading(
     run: Bootstrap,
 ) -> None:
