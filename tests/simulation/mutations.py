@@ -47,6 +47,8 @@ DELIVERY_TESTS = (
 STAGED = "dbt_project/macros/staged_changes.sql"
 LATEST = "dbt_project/macros/latest_state.sql"
 MODELS = ("tests/integration/test_models.py",)
+CHANGES = "tailrace/changes.py"
+CHANGES_TESTS = ("tests/unit/test_changes.py", "tests/unit/sources/test_delivered.py")
 CONTRACTS = ("tests/simulation/test_log_contract.py",)
 SQL = (
     "tests/simulation/test_simulation.py::test_dbts_own_sql_shows_readers_what_the_laws_are_checked_against",
@@ -402,6 +404,38 @@ MUTATIONS = (
         "Lines.joined(map(_item, lines), name) if items is None",
         'Lines.of(b"", name) if items is None',
         tests=EXPORT_TESTS,
+    ),
+    Mutation(
+        "a removed item's new image kept",
+        "No phantom",
+        CHANGES,
+        "        if REMOVE in ops:\n",
+        "        if False:\n",
+        tests=CHANGES_TESTS,
+    ),
+    Mutation(
+        "times of Kinesis' records in the wrong unit",
+        "Order",
+        CHANGES,
+        "np.where(precise, 1.0, 1_000.0)",
+        "np.where(precise, 1_000.0, 1.0)",
+        tests=CHANGES_TESTS,
+    ),
+    Mutation(
+        "an old image that is no text taken",
+        "Lossless",
+        CHANGES,
+        '        str(data, "utf-8")\n',
+        "        pass\n",
+        tests=CHANGES_TESTS,
+    ),
+    Mutation(
+        "records that repeat taken for new ones",
+        "Exactly once",
+        LOG,
+        "    if is_alone:",
+        "    if True:",
+        tests=CONTRACTS,
     ),
     Mutation(
         "attributes that no image was searched for",
