@@ -89,6 +89,7 @@ in_order as materialized (
         lag(log_row) over versions as prior_row,
         lag(epoch) over versions as prior_epoch,
         lag(op) over versions as prior_op,
+        lag(batch) over versions as prior_batch,
         lead(log_row) over versions as next_row,
         lead(epoch) over versions as next_epoch,
         lead(is_base) over versions as next_is_base,
@@ -101,7 +102,7 @@ in_order as materialized (
 bases as (
     select
         *,
-        prior_row is not null and (
+        prior_row is not null and prior_batch < visible_batch and (
             prior_op = 'REMOVE' or {{ full_after(fulls, 'prior_epoch') }} is null
             or {{ full_after(fulls, 'prior_epoch') }} >= epoch
         ) as follows_a_state,
