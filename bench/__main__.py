@@ -72,7 +72,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--seconds", type=float, default=600.0, help="of `readers` (600)")
     parser.add_argument("--pairs", type=int, help="interleaved pairs of each (3)")
-    parser.add_argument("--items", type=int, help="items in the export (1,000,000)")
+    parser.add_argument(
+        "--items", type=int, help=f"items in the export ({capture.Size.export_items:,})"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 where a target is missed"
     )

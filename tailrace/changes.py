@@ -168,9 +168,9 @@ class Changes:
         return self.ops, self.positions, self.keys, self.images, self.old_images
 
     def with_views(self) -> Changes:
-        """The same, with the views of all texts made (Lines.views)."""
+        """The same, with the views of all texts made, as Lines.with_views."""
         for each in self.texts:
-            _ = each.views
+            each.with_views()
         return self
 
     def __len__(self) -> int:

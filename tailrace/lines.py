@@ -77,8 +77,7 @@ class Lines:
     @cached_property
     def views(self) -> NDArray[np.int32]:
         """Where the texts are, as Arrow's string views have it, a row each: size, first four bytes,
-        0 (the buffer's number) and start; or size and text, padded, where it is short. Threads that
-        read make them: the one that commits would have to wait for Python's lock."""
+        0 (the buffer's number) and start; or size and text, padded, where it is short."""
         views = np.zeros((len(self), 4), "<i4")
         views[:, 0] = self.sizes
         views[:, 3] = self.starts
@@ -89,6 +88,12 @@ class Lines:
             short = np.flatnonzero(~is_long)
             views[short, 1:] = self._padded(short).view("<i4")
         return views
+
+    def with_views(self) -> Lines:
+        """The same, with its views made: by the thread that reads, where another one commits, which
+        would have to wait for Python's lock."""
+        _ = self.views
+        return self
 
     def _padded(self, numbers: Offsets) -> NDArray[np.uint8]:
         """Short texts, with zeros behind them, a row each."""

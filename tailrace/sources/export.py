@@ -295,8 +295,8 @@ def unpack(
                     private = privacy.changes if file.incremental else privacy.items
                     taken = Lines.of(private(b"\n".join(taken)), name)
                 kept += len(taken.data)
-                lines.append(taken if kept <= IN_MEMORY_BYTES else taken.on_disk(folder))
-                _ = lines[-1].views
+                taken = taken if kept <= IN_MEMORY_BYTES else taken.on_disk(folder)
+                lines.append(taken.with_views())
     except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         fault = f"is not a whole gzip file: {error}."
     except msgspec.DecodeError as error:

@@ -43,6 +43,16 @@ def story() -> Iterator[Story]:
         yield story
 
 
+@pytest.fixture
+def on_kinesis() -> Iterator[Story]:
+    """A live table whose changes come by Kinesis, likewise."""
+    story = Story(1, kinesis=True)
+    with story.world as world:
+        world.source = "kinesis"
+        _make_live(world)
+        yield story
+
+
 def _make_live(world: World) -> None:
     world.weather = Weather()
     world.create("NEW_IMAGE")
@@ -124,68 +134,65 @@ def test_a_take_over_that_lost_what_readers_have_seen_gets_a_younger_base(
 
 
 @pytest.mark.parametrize("raised", ["before the outage", "after it"])
-def test_what_had_expired_when_the_retention_was_raised_is_a_gap(raised: str) -> None:
-    story = Story(1, kinesis=True)
-    with story.world as world:
-        world.source = "kinesis"
-        _make_live(world)
-        if raised == "before the outage":
-            story._keep(48)
-            world.process("drain", lambda engine: engine.drain_table(MODEL))
-        for _ in range(20):
-            world.write()
-        world.clock.advance(30 * HOUR)
+def test_what_had_expired_when_the_retention_was_raised_is_a_gap(
+    on_kinesis: Story, raised: str
+) -> None:
+    story, world = on_kinesis, on_kinesis.world
+    if raised == "before the outage":
         story._keep(48)
-        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
-        assert found.reached_tip
-        assert bool(found.gaps) == (raised == "after it")
-        story._settle()
-        story.truth.check_equal()
-
-
-def test_a_shard_that_expired_unread_in_an_outage_adds_nothing_to_its_gap() -> None:
-    """Whatever Kinesis lists no more is as old as what it does not keep."""
-    story = Story(1, kinesis=True)
-    with story.world as world:
-        world.source = "kinesis"
-        _make_live(world)
-        world.reshard()
-        for _ in range(20):
-            world.write()
-        world.clock.advance(30 * HOUR)
-        for _ in range(2):
-            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
-            world.clock.advance(HOUR)
-        [gap] = found.gaps
-        assert "was complete for 30 hours" in gap.reason
-        assert (gap.found_at - gap.until).total_seconds() == 23 * HOUR
-        story._settle()
-        story.truth.check_equal()
-
-
-def test_what_came_late_to_a_stream_that_is_no_longer_the_tables_lies_in_its_gap() -> None:
-    """It is of a time that a pass has proven, and nobody reads it any more."""
-    story = Story(1, kinesis=True)
-    with story.world as world:
-        world.source = "kinesis"
-        _make_live(world)
-        world.weather.late, world.weather.late_seconds, world.quiet = 1.0, 240.0, False
-        for _ in range(5):
-            world.write()
-        world.quiet = True
-        world.clock.advance(1.0)
-        world.configure("scan", pass_seconds=600)
-        assert world.process("drain", lambda engine: engine.drain_table(MODEL)).reached_tip
-        world.disable_kinesis()
-        [gap] = world.process("drain", lambda engine: engine.drain_table(MODEL)).gaps
-        late = [each.change.micros for each in world.sent if each.arrived is None]
-        assert len(late) == 5
-        assert micros(gap.since) <= min(late)
-        world.clock.advance(30 * HOUR)
-        world.enable_kinesis()
         world.process("drain", lambda engine: engine.drain_table(MODEL))
-        story._settle()
-        story.truth.check_equal()
+    for _ in range(20):
+        world.write()
+    world.clock.advance(30 * HOUR)
+    story._keep(48)
+    found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+    assert found.reached_tip
+    assert bool(found.gaps) == (raised == "after it")
+    story._settle()
+    story.truth.check_equal()
+
+
+def test_a_shard_that_expired_unread_in_an_outage_adds_nothing_to_its_gap(
+    on_kinesis: Story,
+) -> None:
+    """Whatever Kinesis lists no more is as old as what it does not keep."""
+    story, world = on_kinesis, on_kinesis.world
+    world.reshard()
+    for _ in range(20):
+        world.write()
+    world.clock.advance(30 * HOUR)
+    for _ in range(2):
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        world.clock.advance(HOUR)
+    [gap] = found.gaps
+    assert "was complete for 30 hours" in gap.reason
+    assert (gap.found_at - gap.until).total_seconds() == 23 * HOUR
+    story._settle()
+    story.truth.check_equal()
+
+
+def test_what_came_late_to_a_stream_that_is_no_longer_the_tables_lies_in_its_gap(
+    on_kinesis: Story,
+) -> None:
+    """It is of a time that a pass has proven, and nobody reads it any more."""
+    story, world = on_kinesis, on_kinesis.world
+    world.weather.late, world.weather.late_seconds, world.quiet = 1.0, 240.0, False
+    for _ in range(5):
+        world.write()
+    world.quiet = True
+    world.clock.advance(1.0)
+    world.configure("scan", pass_seconds=600)
+    assert world.process("drain", lambda engine: engine.drain_table(MODEL)).reached_tip
+    world.disable_kinesis()
+    [gap] = world.process("drain", lambda engine: engine.drain_table(MODEL)).gaps
+    late = [each.change.micros for each in world.sent if each.arrived is None]
+    assert len(late) == 5
+    assert micros(gap.since) <= min(late)
+    world.clock.advance(30 * HOUR)
+    world.enable_kinesis()
+    world.process("drain", lambda engine: engine.drain_table(MODEL))
+    story._settle()
+    story.truth.check_equal()
 
 
 def test_a_stream_that_is_switched_off_again_at_once_leaves_two_gaps() -> None:
@@ -212,28 +219,27 @@ def test_a_stream_that_is_switched_off_again_at_once_leaves_two_gaps() -> None:
         story.truth.check_equal()
 
 
-def test_a_stream_that_is_off_again_before_a_pass_was_complete_leaves_another_gap() -> None:
-    story = Story(1, kinesis=True)
-    with story.world as world:
-        world.source = "kinesis"
-        _make_live(world)
-        refused = lambda asked: FATAL * (asked == "kinesis:GetRecords")  # noqa: E731
-        for gaps in (1, 3):
-            world.disable_kinesis()
-            world.clock.advance(HOUR)
-            world.write()
-            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
-            assert len(found.gaps) == gaps
-            world.enable_kinesis()
-            world.clock.advance(2.0)
-            with patch.object(world, "_fault", refused):
-                world.process("drain", lambda engine: engine.drain_table(MODEL))
-        for _ in range(2):
-            world.clock.advance(2.0)
-            found = world.process("drain", lambda engine: engine.drain_table(MODEL))
-            assert (found.reached_tip, len(found.gaps)) == (True, 4)
-        story._settle()
-        story.truth.check_equal()
+def test_a_stream_that_is_off_again_before_a_pass_was_complete_leaves_another_gap(
+    on_kinesis: Story,
+) -> None:
+    story, world = on_kinesis, on_kinesis.world
+    refused = lambda asked: FATAL * (asked == "kinesis:GetRecords")  # noqa: E731
+    for gaps in (1, 3):
+        world.disable_kinesis()
+        world.clock.advance(HOUR)
+        world.write()
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        assert len(found.gaps) == gaps
+        world.enable_kinesis()
+        world.clock.advance(2.0)
+        with patch.object(world, "_fault", refused):
+            world.process("drain", lambda engine: engine.drain_table(MODEL))
+    for _ in range(2):
+        world.clock.advance(2.0)
+        found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+        assert (found.reached_tip, len(found.gaps)) == (True, 4)
+    story._settle()
+    story.truth.check_equal()
 
 
 def test_a_base_told_to_stop_does_not_leave_a_replaced_stream_behind(story: Story) -> None:
