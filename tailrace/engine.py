@@ -210,6 +210,9 @@ class Engine:
             return False
         if head.live.source != config.stream.source:  # whose positions are not compared
             return False
+        given_up = head.epoch if head.epoch is not head.shown else None
+        if given_up and given_up.source != config.stream.source:
+            return False  # what was lost while that one was to take over is in no gap yet
         return self._exports_from(config, bootstrap.repair_begin(since))
 
     def _is_in_vain(self, config: Table, head: Head) -> bool:
@@ -427,7 +430,9 @@ class Engine:
     ) -> DrainResult:
         """One pass over the stream of the newest epoch, or of the one that is drained beside it."""
         source = self._kind(config, epoch.source, pages=pages)
-        if drain.is_lost(head) and not source.traits.ends and self._is_followed(config, epoch):
+        is_newest = epoch is head.epoch
+        was_lost = is_newest and drain.is_lost(head) and not source.traits.ends
+        if was_lost and self._is_followed(config, epoch):
             drain.note_regained(self._log, self._clock, config.model, _late(source))
         budget = drain.Budget(config.stream.pass_seconds, int(config.stream.pass_bytes))
         stop, log, model = Stop(self.stop), self._log, config.model
@@ -471,7 +476,7 @@ class Engine:
                 still_its,
                 _noted(privacy),
             )
-        if (is_its and not result.ended) or epoch is not head.epoch:
+        if (is_its and not result.ended) or not is_newest:
             return result
         described = self._described(config)
         followed = self._as_followed(config, epoch, described) if described else None

@@ -286,7 +286,8 @@ class PartProgress:
 class PassRecord:
     """One pass over a table's stream: `complete` if every readable shard was read to its tip or
     end. Times are AWS's. A change may take `delay_seconds` until it is in the stream, which kept
-    its records for `kept_seconds` then (0: untold)."""
+    its records for `kept_seconds` then (0: untold). Of a stream that was drained beside the newest
+    epoch's, `lost` is why it proves nothing any more: what it lost, in words."""
 
     id: str
     began_at: datetime
@@ -297,6 +298,7 @@ class PassRecord:
     calls: int
     delay_seconds: float = 0.0
     kept_seconds: float = 0.0
+    lost: str = ""
 
     @property
     def proves_until(self) -> datetime:
@@ -438,14 +440,23 @@ class Head:
 
     def of(self, epoch: Epoch) -> Head:
         """The head as it concerns the stream of one epoch, where another one is drained beside
-        it: proofs of the one say nothing of the other."""
+        it: proofs and gaps of the one say nothing of the other."""
         newest, shown = self.epoch, self.shown
         if newest is None or shown is None or newest is shown:
             return self
         if epoch.number == shown.number:
-            return replace(self, epochs=self.epochs[: shown.number])
+            # What was found since it is drained beside another was lost of that one.
+            parted = self.epochs[shown.number].opened_at
+            gaps = tuple(gap for gap in self.gaps if gap.found_at < parted)
+            return replace(self, epochs=self.epochs[: shown.number], gaps=gaps)
         last, proof = self.passes.get(newest.stream_arn, (None, None))
         return replace(self, epochs=(newest,), last_pass=last, last_proof=proof)
+
+    def lost_beside(self, epoch: Epoch) -> str:
+        """What the last pass over an epoch's stream knew to be lost of it while it was drained
+        beside another (PassRecord.lost)."""
+        last, _ = self.passes.get(epoch.stream_arn, (None, None))
+        return last.lost if last else ""
 
     def eras(self, epoch: Epoch) -> tuple[Era, ...]:
         """To which epoch a change counts that lands under `epoch`, by its time, the oldest first.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from tailrace.capture.shards import CLOSING_MARGIN, closed_before
+from tailrace.capture.shards import CLOSING_MARGIN, born_since, closed_before
 from tailrace.model import BASE_COMPLETE, FULL, LIVE, Epoch, Gap, Head, Part, Position, Shard
 
 # DynamoDB Streams keeps records for 24 hours; an hour is kept as margin.
@@ -106,6 +106,16 @@ def outage(
     )
 
 
+def regained(head: Head, now: datetime, late: timedelta = timedelta(0)) -> Gap | None:
+    """The gap of a stream that is followed again, and had lost changes while it was drained beside
+    another one, which was never live. What came before may be `late`."""
+    epoch, since = head.epoch, accounted_until(head)
+    if epoch is None or since is None or not (reason := head.lost_beside(epoch)):
+        return None
+    begins = max([since - late, *(gap.until for gap in head.gaps)])
+    return Gap(begins, epoch.opened_at, now, reason) if begins < epoch.opened_at else None
+
+
 def lost_shards(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[Part]:
     """Shards seen before, not read to their end, and no longer listed."""
     listed = {shard.id for shard in shards}
@@ -118,16 +128,18 @@ def lost_shards(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[Pa
 
 def unseen_parents(head: Head, stream_arn: str, shards: Sequence[Shard]) -> list[str]:
     """Parents of new shards that are neither listed nor known: a whole generation was born and
-    expired unseen. (The shards that a stream had when its epoch was opened are known.)"""
+    expired unseen. The shards that a stream had when its epoch was opened are known; of these, the
+    parents of such as were surely born since what is accounted for: an export may be older than the
+    opening."""
     known = {part.id for part in head.positions if part.origin == stream_arn}
     listed = {shard.id for shard in shards}
-    if not known:
-        return []
+    since = accounted_until(head)
+    young = born_since(shards, since - CLOSING_MARGIN) if since else set()
     return sorted(
         {
             parent
             for shard in shards
-            if shard.id not in known
+            if (known and shard.id not in known) or shard.id in young
             for parent in shard.parents
             if parent not in listed | known
         }

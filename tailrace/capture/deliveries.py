@@ -21,7 +21,16 @@ from itertools import chain
 from typing import Any
 
 from tailrace.capture import coverage
-from tailrace.capture.drain import Budget, lose, nothing, proof_age
+from tailrace.capture.drain import (
+    NOT_ITS,
+    Budget,
+    beside,
+    lose,
+    nothing,
+    notices_of,
+    proof_age,
+    prove_no_more,
+)
 from tailrace.capture.ports import Clock, Deliveries, Log
 from tailrace.capture.privacy import require_same
 from tailrace.capture.retry import retried
@@ -158,18 +167,19 @@ def drain(
     except SourceMissing:
         return _gone(run, head)
     _read(run, new, delay)
-    is_read = run.objects == len(new)
-    is_over = is_read and not is_its()
+    is_read, is_lost = run.objects == len(new), not is_its()
     record = PassRecord(
         id=uuid.uuid4().hex,
         began_at=listed_at,
         ended_at=clock.aws_now(),
-        complete=is_read and not is_over,
+        complete=is_read and not is_lost,
         shards_open=1,
         shards_read=run.objects,
         calls=source.calls,
         delay_seconds=delay.delivery.total_seconds(),
     )
+    if not run.is_newest:
+        record = beside(log, model, record, epoch, NOT_ITS if is_lost else "")
     # Records are in order by their time alone, so that those of the base's time have to be in the
     # log, and not only those delivered by then.
     live = (
@@ -188,7 +198,8 @@ def drain(
             pass_record=record,
         ),
     )
-    head = log.head(model).of(epoch)
+    reached = log.head(model)
+    notices = tuple(f"{what}: {count:,}" for what, count in run.notices.items())
     return DrainResult(
         model=model,
         epoch=epoch.number,
@@ -198,17 +209,17 @@ def drain(
         shards_read=run.objects,
         shards_open=1,
         reached_tip=record.complete,
-        ended=is_over,
+        ended=is_read and is_lost,
         went_live=live,
-        void=coverage.is_void(head),
-        gaps=tuple(coverage.open_gaps(head)),
+        void=coverage.is_void(reached),
+        gaps=tuple(coverage.open_gaps(reached)),
         newest_change=run.newest,
-        lag_seconds=proof_age(head, clock),
+        lag_seconds=proof_age(reached.of(epoch), clock),
         seconds=clock.monotonic() - started,
         calls=source.calls,
         delay_seconds=record.delay_seconds,
         pieces=OBJECTS,
-        notices=tuple(f"{what}: {count:,}" for what, count in run.notices.items()),
+        notices=(*notices, *notices_of(record, epoch)),
     )
 
 
@@ -292,14 +303,20 @@ def _new(run: _Pass, head: Head, delay: Delay) -> tuple[list[Delivery], datetime
     listed_at = run.clock.aws_now() - timedelta(seconds=run.clock.monotonic() - before)
     if not listed and not read:
         retried(run.source.require_layout, run.clock)
+    if run.is_newest and (again := coverage.regained(head, listed_at)):
+        run.log.commit(run.model, Commit(run.epoch, gap=again))
+        head = run.log.head(run.model).of(run.epoch)
     since = coverage.accounted_until(head)
     assert since is not None
     # A lifecycle removes the oldest first: where one that was read is left, none is lost.
-    is_out = run.is_newest and listed_at - since > coverage.IN_TIME
+    is_out = listed_at - since > coverage.IN_TIME
     if is_out and not any(each.key in read for each in listed):
         until = max(since, min([listed_at, *(each.at for each in new)]))
         reason = "no pass for a day, and none of the objects read before is left in the bucket"
-        run.log.commit(run.model, Commit(run.epoch, gap=Gap(since, until, listed_at, reason)))
+        if run.is_newest:
+            run.log.commit(run.model, Commit(run.epoch, gap=Gap(since, until, listed_at, reason)))
+        else:
+            prove_no_more(run.log, run.model, run.epoch, listed_at, reason)
     return new, listed_at
 
 
@@ -367,6 +384,9 @@ def _commit(run: _Pass, batch: list[Delivery], contents: list[Contents], delay: 
     found = tuple(chain.from_iterable(each.changes for each in contents))
     staged = Staged(Shape.KINESIS_RECORDS, found, progress.rows, repeats=True) if found else None
     gap = _gap(run, damage, delay)
+    if gap and not run.is_newest:
+        prove_no_more(run.log, run.model, run.epoch, gap.found_at, gap.reason)
+        gap = None
     run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
     run.position = Position(progress.position_to)
     run.objects += len(batch)
@@ -419,15 +439,18 @@ def _notices(
 
 def _gone(run: _Pass, head: Head) -> DrainResult:
     """The result of a pass over a bucket that is gone."""
+    reason = f"the bucket of {run.epoch.stream_arn} is gone"
     if run.is_newest:
-        lose(run.log, run.clock, run.model, head, f"the bucket of {run.epoch.stream_arn} is gone")
+        lose(run.log, run.clock, run.model, head, reason)
+    elif not head.lost_beside(run.epoch):
+        prove_no_more(run.log, run.model, run.epoch, run.clock.aws_now(), reason)
     return nothing(run.log, run.clock, run.source, run.epoch, run.model)
 
 
 def _gap(run: _Pass, lost: Sequence[tuple[Delivery, str]], delay: Delay) -> Gap | None:
     """The gap that lost objects leave, unless one that is open, or a base that is live, covers
     them all. An object holds changes made since a delivery's time before it."""
-    if not lost or not run.is_newest:  # else the new base holds it
+    if not lost:
         return None
     head = run.log.head(run.model).of(run.epoch)
     now = run.clock.aws_now()

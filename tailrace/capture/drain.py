@@ -59,6 +59,10 @@ SHARDS_POLLED = 8
 SILENT_AFTER = timedelta(minutes=15)
 
 
+# What is lost of a stream that is drained beside the newest epoch's.
+NOT_ITS = "the table did not stream to it for a while"
+
+
 class _End(Enum):
     TIP = "tip"
     FINISHED = "finished"
@@ -124,8 +128,9 @@ def drain(
     records, and has to be the epoch's.
 
     What may be lost is stored as a gap, before anything after it is committed; the pass goes on
-    behind it. Raises Stale where another run drained meanwhile, and what AWS or the warehouse
-    refuse. Whatever was committed before stays."""
+    behind it. Of a stream that is drained beside the newest, no pass proves anything from there on
+    (PassRecord.lost). Raises Stale where another run drained meanwhile, and what AWS or the
+    warehouse refuse. Whatever was committed before stays."""
     started = clock.monotonic()
     whole = log.head(model)
     epoch = epoch or whole.epoch
@@ -143,11 +148,10 @@ def drain(
         return nothing(log, clock, stream, epoch, model)
     began_at = clock.aws_now()
     held = _held(stream, clock, head, epoch, shards)
-    if is_newest:
-        head = _account(log, stream, model, head, epoch, shards, held, began_at)
-    elif coverage.outage(head, began_at, stream.traits.retention):
+    if not is_newest and coverage.outage(head, began_at, stream.traits.retention):
         # What it lost the new base holds, and whoever reads it now would skip that.
         return nothing(log, clock, stream, epoch, model)
+    head = _account(log, stream, model, head, epoch, shards, held, began_at, is_newest)
     shards = unrelated(shards, held)
     positions = {part: each for part, each in head.positions.items() if part.kind == "stream"}
     run = _Pass(
@@ -174,6 +178,8 @@ def drain(
     is_lost = not run.is_its()
     is_over = is_lost and not unread
     record = _record(run, shards, proves=not unread and not is_lost)
+    if not is_newest:
+        record = beside(log, model, record, epoch, NOT_ITS if is_lost else "")
     ripe = is_newest and _is_ripe(epoch, began_at, stream.traits.late)
     live = record.complete and ripe and not coverage.is_void(log.head(model))
     run.stage.flush(
@@ -194,7 +200,7 @@ def drain(
         went_live=live,
         void=coverage.is_void(reached),
         gaps=tuple(coverage.open_gaps(reached)),
-        notices=stream.notices,
+        notices=(*stream.notices, *notices_of(record, epoch)),
         delay_seconds=stream.traits.late.total_seconds(),
         newest_change=run.stage.newest,
         lag_seconds=(clock.aws_now() - proof.proves_until).total_seconds() if proof else None,
@@ -325,9 +331,13 @@ def _account(
     shards: Sequence[Shard],
     held: Collection[str],
     now: datetime,
+    is_newest: bool,
 ) -> Head:
     """Stores what this listing shows to be lost, before anything behind it can be committed;
     returns the head with it."""
+    if is_newest and (again := coverage.regained(head, now, stream.traits.late)):
+        log.commit(model, Commit(epoch, gap=again))
+        head = log.head(model).of(epoch)
     lost = [
         part for part in coverage.lost_shards(head, epoch.stream_arn, shards) if part.id not in held
     ]
@@ -358,7 +368,10 @@ def _account(
         for part in lost
     ]
     ends += [PartProgress(_part(epoch, parent), None, None, True, 0, 0) for parent in parents]
-    log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
+    if is_newest or gap is None:
+        log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
+    else:
+        prove_no_more(log, model, epoch, now, gap.reason, ends)
     return log.head(model).of(epoch)
 
 
@@ -403,6 +416,42 @@ def lose(
     if until is not None and gap.since < until < gap.until:
         gap = replace(gap, until=until)
     log.commit(model, Commit(head.epoch, gap=gap))
+
+
+def prove_no_more(
+    log: Log,
+    model: str,
+    epoch: Epoch,
+    now: datetime,
+    reason: str,
+    parts: Iterable[PartProgress] = (),
+) -> None:
+    """Stores that something is lost of a stream that is drained beside the newest epoch's. It is no
+    gap, because that epoch will hold it; but readers lack it until then. So no pass over this
+    stream proves anything from here on."""
+    last, _ = log.head(model).passes.get(epoch.stream_arn, (None, None))
+    last = last or PassRecord("", now, now, complete=False, shards_open=0, shards_read=0, calls=0)
+    record = replace(
+        last, id=uuid.uuid4().hex, began_at=now, ended_at=now, complete=False, lost=reason
+    )
+    log.commit(model, Commit(epoch, parts=tuple(parts), pass_record=record))
+
+
+def beside(log: Log, model: str, record: PassRecord, epoch: Epoch, lost: str) -> PassRecord:
+    """The record of a pass over a stream that is drained beside the newest epoch's: where anything
+    was lost of it, now or before, it proves nothing."""
+    lost = log.head(model).lost_beside(epoch) or lost
+    return replace(record, complete=record.complete and not lost, lost=lost)
+
+
+def notices_of(record: PassRecord, epoch: Epoch) -> tuple[str, ...]:
+    """What somebody should know of a pass that proves nothing any more."""
+    if not record.lost:
+        return ()
+    return (
+        f"{epoch.source}, which readers see until then, lacks changes, and nothing more is proven"
+        f" of it: {record.lost}",
+    )
 
 
 def nothing(
@@ -600,10 +649,14 @@ def _iterator(run: _Pass, part: Part) -> str:
 def _lose_records(run: _Pass, part: Part, position: Position) -> None:
     """Stores the gap of a shard's expired records, before anything behind it can be committed."""
     with run.lock:
-        head = run.log.head(run.model)
-        if run.is_newest and not coverage.is_older_than_base(head, part):
-            reason = f"records of shard {part.id} expired before they were read"
+        head = run.log.head(run.model).of(run.epoch)
+        if coverage.is_older_than_base(head, part):
+            return
+        reason = f"records of shard {part.id} expired before they were read"
+        if run.is_newest:
             lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
+        else:
+            prove_no_more(run.log, run.model, run.epoch, run.clock.aws_now(), reason)
 
 
 def _is_finished(run: _Pass, shard: Shard) -> bool:

@@ -54,6 +54,13 @@ def closed_before(shards: Iterable[Shard], instant: datetime) -> set[str]:
     }
 
 
+def born_since(shards: Iterable[Shard], instant: datetime) -> set[str]:
+    """The shards that were surely born at `instant` or later, by the time in their ids."""
+    return {
+        each.id for each in shards if (born := _born_at(each.id)) is not None and born >= instant
+    }
+
+
 def _born_at(shard: str) -> datetime | None:
     found = BORN.match(shard)
     try:

@@ -557,6 +557,12 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
     beside = head.beside
     if beside is not None and beside.number == epoch.number:
         newest = beside  # a stream that is drained until the new source is live
+        if commit.pass_record and commit.pass_record.complete and head.lost_beside(beside):
+            raise Stale(
+                f"{model}: a pass was to prove what {beside.source} brought, but another run has"
+                " found that changes of it are lost.",
+                "Run again.",
+            )
     # Stream rows may land in any state of their epoch; base rows and a change of state only in
     # the one they were staged under, and by the plan that holds: two runs that plan an export at
     # once would otherwise load two exports into one epoch.

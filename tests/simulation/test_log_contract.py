@@ -462,6 +462,26 @@ def test_a_take_over_that_was_begun_anew_is_proven_by_its_stream_once_it_is_live
     assert head.last_pass == head.last_proof == proof(5)
 
 
+def test_a_pass_proves_nothing_beside_another_source_once_another_run_has_found_a_loss(
+    subject: Subject,
+) -> None:
+    log, model = subject.log, subject.model
+    log.open_epoch(model, TABLE, epoch())
+    subject.commit(state=BASE_COMPLETE, at=NOW)
+    subject.commit(epoch=epoch(state=BASE_COMPLETE), state=LIVE, at=NOW, pass_record=proof(0))
+    taking_over = epoch(2, source="kinesis", overlaps=True, beside=1)
+    log.open_epoch(model, TABLE, replace(taking_over, stream_arn="arn:new"))
+    before = epoch(state=LIVE)
+    subject.commit(epoch=before, pass_record=proof(1))
+    lost = replace(proof(2), complete=False, lost="switched off")
+    subject.commit(epoch=before, pass_record=lost)
+    assert log.head(model).lost_beside(before) == "switched off"
+    with pytest.raises(Stale, match="changes of it are lost"):
+        subject.commit(epoch=before, pass_record=proof(3))
+    head = log.head(model)
+    assert (head.last_pass, head.last_proof) == (lost, proof(1))
+
+
 def test_an_epoch_that_has_to_follow_at_once_is_not_opened_behind_another_commit(
     subject: Subject,
 ) -> None:

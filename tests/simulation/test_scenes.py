@@ -133,6 +133,143 @@ def test_a_take_over_that_lost_what_readers_have_seen_gets_a_younger_base(
         story.truth.check_equal()
 
 
+@pytest.fixture
+def taken_over(request: pytest.FixtureRequest) -> Iterator[Story]:
+    """A live table that is about to be taken over from its source by another one, whose base is
+    begun; both are drained, and what each told is proven."""
+    before, after = request.param
+    story = Story(1, kinesis=True, firehose="firehose" in (before, after))
+    with story.world as world:
+        world.source = before
+        _make_live(world)
+        _drained(world)
+        world.source = after
+        world.configure("scan", pass_seconds=600)
+        with patch.object(bootstrap, "read_scan", side_effect=Retryable("interrupted")):
+            world.process("base", lambda engine: engine.base(MODEL))
+        assert [each.state for each in world.store.newest().values()] == [LIVE, OPEN]
+        for _ in range(5):
+            world.write()
+        assert _drained(world).reached_tip
+        yield story
+
+
+def _drained(world: World) -> DrainResult:
+    world.clock.advance(world.weather.delivery_seconds + 2)
+    found = world.process("drain", lambda engine: engine.drain_table(MODEL))
+    assert isinstance(found, DrainResult)
+    return found
+
+
+def _off_for_an_hour(world: World) -> None:
+    world.disable_kinesis()
+    for _ in range(5):
+        world.clock.advance(HOUR / 5)
+        world.write()
+    _drained(world)
+    world.enable_kinesis()
+
+
+def _vanishes(world: World) -> None:
+    stream = world.table.stream
+    assert stream is not None
+    for _ in range(5):
+        world.write()
+    stream.divide(stream.open_shards()[0], 1, world.clock.tick())
+    world.vanish()
+    _drained(world)
+
+
+def _damaged(world: World) -> None:
+    for _ in range(5):
+        world.write()
+    place = max(each for each in world.objects if each[0] == DELIVERED)
+    world.objects[place] = world.objects[place][:-20]
+    _drained(world)
+
+
+def _emptied(world: World) -> None:
+    with patch.object(world, "_fault", lambda operation: FATAL * (operation == "ListObjects")):
+        for _ in range(3):
+            world.write()
+            world.clock.advance(10 * HOUR)
+            _drained(world)
+    for place in [each for each in world.objects if each[0] == DELIVERED]:
+        del world.objects[place]
+    _drained(world)
+
+
+@pytest.mark.parametrize(
+    ("taken_over", "lose", "told"),
+    [
+        (("firehose", "dynamodb_streams"), _off_for_an_hour, "did not stream to it for a while"),
+        (("kinesis", "dynamodb_streams"), _off_for_an_hour, "did not stream to it for a while"),
+        (("dynamodb_streams", "kinesis"), _vanishes, "vanished before it was read"),
+        (("firehose", "dynamodb_streams"), _damaged, "cannot be read"),
+        (("firehose", "dynamodb_streams"), _emptied, "none of the objects read before is left"),
+    ],
+    indirect=["taken_over"],
+)
+def test_a_source_that_lost_changes_proves_nothing_until_the_one_that_takes_over_is_live(
+    taken_over: Story, lose: Callable[[World], None], told: str
+) -> None:
+    """The new epoch will hold them, but readers lack them until then."""
+    story, world = taken_over, taken_over.world
+    begun = world.clock.seconds()
+    lose(world)
+    for _ in range(2):
+        world.write()
+        world.clock.advance(60.0)
+        found = _drained(world)
+        assert (found.reached_tip, found.gaps, found.void) == (True, (), False)
+        [notice] = found.notices
+        assert told in notice
+        proof = MemoryLog(world.store).head(MODEL).last_proof
+        assert proof is not None
+        assert proof.proves_until.timestamp() < begun
+        assert found.lag_seconds is not None
+        assert found.lag_seconds > world.clock.seconds() - begun
+    story._settle()
+    assert world.store.newest()[2].state == LIVE
+    assert not world.store.gaps
+    found = _drained(world)
+    assert found.lag_seconds is not None
+    assert found.lag_seconds < 60
+    story.truth.check_equal()
+
+
+@pytest.mark.parametrize(
+    "taken_over",
+    [("firehose", "dynamodb_streams"), ("kinesis", "dynamodb_streams")],
+    indirect=True,
+)
+def test_what_a_source_lost_is_a_gap_once_a_take_over_from_it_was_given_up(
+    taken_over: Story,
+) -> None:
+    story, world = taken_over, taken_over.world
+    before = len(world.unsent)
+    _off_for_an_hour(world)
+    world.source = "firehose" if world.firehose else "kinesis"
+    world.configure("scan", pass_seconds=600)
+    with patch.object(bootstrap, "read_scan", side_effect=Retryable("interrupted")):
+        world.process("base", lambda engine: engine.base(MODEL))
+    for _ in range(2):
+        found = _drained(world)
+        assert found.reached_tip
+        [gap] = found.gaps
+        assert "did not stream to it" in gap.reason
+        lost = [each.micros for each in world.unsent[before:]]
+        assert lost
+        assert micros(gap.since) <= min(lost)
+        assert max(lost) <= micros(gap.until)
+        assert not found.notices
+    world.process("base", lambda engine: engine.base(MODEL))
+    story._settle()
+    assert [each.state for each in world.store.newest().values()] == [LIVE, OPEN, LIVE]
+    assert not _drained(world).gaps
+    story.truth.check_equal()
+
+
 @pytest.mark.parametrize("raised", ["before the outage", "after it"])
 def test_what_had_expired_when_the_retention_was_raised_is_a_gap(
     on_kinesis: Story, raised: str
@@ -377,6 +514,34 @@ def test_what_was_looked_up_for_the_last_records_of_a_stream_is_not_told_again()
         world.enable_stream("NEW_IMAGE")
         _put(world, 2, 3, 4)
         world.process("base", lambda engine: engine.base(MODEL))
+        story._settle()
+        story.truth.check_equal()
+
+
+def test_what_vanished_between_an_export_and_the_epoch_that_it_is_the_base_of_is_a_gap() -> None:
+    """The list that the epoch was opened with names nothing that was gone by then."""
+    story = Story(1)
+    with story.world as world:
+        world.weather = Weather()
+        world.create("NEW_IMAGE")
+        world.configure("export", pass_seconds=600)
+        world.clock.advance(HOUR)
+        stream = world.table.stream
+        assert stream is not None
+        for shard in stream.open_shards():
+            for _ in range(5):
+                world.write()
+            stream.divide(shard, 1, world.clock.tick())
+        world.clock.advance(60.0)
+        for shard in [each for each in stream.shards.values() if each.closed_at]:
+            del stream.shards[shard.id]
+        world.process("base", lambda engine: engine.base(MODEL))
+        epoch = world.store.newest()[1]
+        assert epoch.base_at < epoch.opened_at
+        found = _drained(world)
+        [gap] = found.gaps
+        assert "came and went unseen" in gap.reason
+        assert gap.since == epoch.base_at
         story._settle()
         story.truth.check_equal()
 

@@ -353,6 +353,31 @@ def test_a_bucket_that_is_gone_is_one_gap(site: Site) -> None:
         assert (len(result.gaps), result.reached_tip) == (1, False)
 
 
+def test_a_bucket_that_was_gone_proves_nothing_until_another_source_has_taken_over(
+    site: Site,
+) -> None:
+    """Were it made anew, nobody could tell what it lacks."""
+    site.reach(BASE_COMPLETE, LIVE)
+    site.drain()
+    detail = {"beside": 1, "overlaps": True}
+    other = Epoch(2, "full", "scan", OPEN, "id-1", "arn:s", site.clock.aws_now(), NOW, detail)
+    site.log.open_epoch("orders", TABLE, other)
+    proof = site.log.head("orders").last_proof
+    beside = site.log.head("orders").beside
+    for is_gone in (True, True, False):
+        site.pass_time(HOUR)
+        site.bucket.is_gone = is_gone
+        budget = Budget(40.0, 2**30)
+        found = deliveries.drain(
+            site.log, site.bucket, site.clock, "orders", budget, DELAY, epoch=beside
+        )
+        assert (found.gaps, found.reached_tip) == ((), False)
+        assert site.log.head("orders").last_proof == proof
+    [notice] = found.notices
+    assert "the bucket of arn:aws:s3:::" in notice
+    assert len(site.store.passes) == 3
+
+
 def test_a_fetch_that_fails_is_tried_again_and_a_refusal_ends_the_pass(site: Site) -> None:
     site.bucket.put(1)
     tries: list[str] = []
