@@ -192,7 +192,8 @@ class Engine:
         table, privacy = self._source(config)
         with self._bootstrap(config, privacy) as run:
             since = min(gap.since for gap in gaps)
-            unfinished = bootstrap.continues(head, table, head.epoch.method, None)
+            adopted = getattr(config.base, "export_arn", None)
+            unfinished = bootstrap.continues(head, table, config.base.method, adopted)
             in_vain = self._is_in_vain(config, head) or not _has_privacy(head, privacy)
             if not unfinished or in_vain:
                 if not in_vain and self._reaches(config, head, table, since):

@@ -342,12 +342,14 @@ Passes = dict[str, tuple[PassRecord | None, PassRecord | None]]
 @dataclass(frozen=True)
 class Gap:
     """Changes made between `since` and `until` that the ledger cannot prove to be in the log,
-    with the reason in words. Times are AWS's."""
+    with the reason in words. Times are AWS's. It was lost of the stream that `epoch` follows, which
+    was the newest one then."""
 
     since: datetime
     until: datetime
     found_at: datetime
     reason: str
+    epoch: int = field(default=0, compare=False)
 
 
 def gap_text(gaps: Sequence[Gap]) -> str:
@@ -440,17 +442,19 @@ class Head:
 
     def of(self, epoch: Epoch) -> Head:
         """The head as it concerns the stream of one epoch, where another one is drained beside
-        it: proofs and gaps of the one say nothing of the other."""
+        it: proofs and gaps of the one say nothing of the other. Nor do those of one that was to
+        take over and was never live, or, without a live epoch, of any before the newest."""
         newest, shown = self.epoch, self.shown
-        if newest is None or shown is None or newest is shown:
+        if newest is None or shown is None:
             return self
-        if epoch.number == shown.number:
-            # What was found since it is drained beside another was lost of that one.
-            parted = self.epochs[shown.number].opened_at
-            gaps = tuple(gap for gap in self.gaps if gap.found_at < parted)
-            return replace(self, epochs=self.epochs[: shown.number], gaps=gaps)
-        last, proof = self.passes.get(newest.stream_arn, (None, None))
-        return replace(self, epochs=(newest,), last_pass=last, last_proof=proof)
+        if newest is not shown and epoch.number != shown.number:
+            last, proof = self.passes.get(newest.stream_arn, (None, None))
+            gaps = tuple(gap for gap in self.gaps if gap.epoch == newest.number)
+            return replace(self, epochs=(newest,), last_pass=last, last_proof=proof, gaps=gaps)
+        seen = {e.number for e in self.epochs if "beside" not in e.detail or e.state == LIVE}
+        seen = seen if self.live else {newest.number}
+        gaps = tuple(gap for gap in self.gaps if gap.epoch in seen)
+        return replace(self, epochs=self.epochs[: shown.number], gaps=gaps)
 
     def lost_beside(self, epoch: Epoch) -> str:
         """What the last pass over an epoch's stream knew to be lost of it while it was drained

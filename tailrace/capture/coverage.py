@@ -66,8 +66,7 @@ def is_void(head: Head) -> bool:
     epoch = head.epoch
     if epoch is None or epoch.state == LIVE or "beside" not in epoch.detail:
         return False
-    # What was found before its opening was lost of the other stream.
-    return any(gap.found_at >= epoch.opened_at and not _covers(epoch, gap) for gap in head.gaps)
+    return any(gap.epoch == epoch.number and not _covers(epoch, gap) for gap in head.gaps)
 
 
 def is_covered(head: Head, lost: Gap) -> bool:

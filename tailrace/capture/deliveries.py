@@ -346,7 +346,8 @@ Fetched = tuple[list[Delivery], list[Contents]]
 
 
 def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, None, None]:
-    """Batch after batch, the next one fetched meanwhile; ends early where the budget does."""
+    """Batch after batch, the next one fetched meanwhile; ends early where the budget does, but not
+    before the first."""
     coming: list[Future[Contents]] = []
     with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch") as pool:
 
@@ -357,7 +358,8 @@ def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, Non
         try:
             coming = fetch(0)
             for number, group in enumerate(groups):
-                if run.exhausted():
+                # However long the list took, each pass gets on.
+                if run.stop.is_set() or (number and run.exhausted()):
                     return
                 arrived = [one.result() for one in coming]
                 coming = fetch(number + 1)

@@ -575,7 +575,8 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
             f" {found}: another run has moved on.",
             "Nothing was lost. Run again.",
         )
-    if commit.gap is not None and any(each.until > commit.gap.since for each in head.gaps):
+    known = head.of(newest).gaps if commit.gap is not None else ()
+    if commit.gap is not None and any(each.until > commit.gap.since for each in known):
         raise Stale(
             f"{model}: a gap since {commit.gap.since} was to be stored, but another run has found"
             " one already.",
@@ -620,14 +621,14 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
     last_pass, last_proof = passes_shown(found, passes)
     gaps = con.execute(
         bound(
-            "SELECT since, until, found_at, reason, batch FROM tailrace.gaps WHERE model = ?"
-            " ORDER BY since",
+            "SELECT since, until, found_at, reason, epoch, batch FROM tailrace.gaps"
+            " WHERE model = ? ORDER BY since",
             [model],
         ),
     ).fetchall()
     return Head(
         batch=max(
-            (*(row[-1] for row in epochs), *(row[8] for row in rows), *(row[4] for row in gaps)),
+            (*(row[-1] for row in epochs), *(row[8] for row in rows), *(row[-1] for row in gaps)),
             default=0,
         ),
         table=_table(con, model),
@@ -635,7 +636,7 @@ def _read_head(con: duckdb.DuckDBPyConnection, model: str) -> Head:
         positions={Part(*row[:4]): Position(*row[4:8]) for row in rows if row[0] != "pass"},
         last_pass=last_pass,
         last_proof=last_proof,
-        gaps=tuple(Gap(*row[:4]) for row in gaps),
+        gaps=tuple(Gap(*row[:5]) for row in gaps),
         passes=passes,
     )
 

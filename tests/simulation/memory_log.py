@@ -126,7 +126,7 @@ class MemoryLog:
             },
             last_pass=last_pass,
             last_proof=last_proof,
-            gaps=tuple(store.gaps),
+            gaps=tuple(sorted(store.gaps, key=lambda gap: gap.since)),
             passes=passes,
         )
 
@@ -201,7 +201,7 @@ class MemoryLog:
             if commit.state == "live":
                 store.live.setdefault(commit.epoch.number, batch)
         if commit.gap is not None:
-            store.gaps.append(commit.gap)
+            store.gaps.append(replace(commit.gap, epoch=commit.epoch.number))
         self._hook("after commit")
         return batch
 

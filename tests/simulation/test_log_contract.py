@@ -23,6 +23,7 @@ from tailrace.model import (
     OPEN,
     Commit,
     Epoch,
+    Gap,
     KeyAttribute,
     Part,
     PartProgress,
@@ -480,6 +481,37 @@ def test_a_pass_proves_nothing_beside_another_source_once_another_run_has_found_
         subject.commit(epoch=before, pass_record=proof(3))
     head = log.head(model)
     assert (head.last_pass, head.last_proof) == (lost, proof(1))
+
+
+@pytest.mark.parametrize("was_live", [True, False])
+def test_what_a_take_over_lost_that_was_given_up_is_no_gap_of_the_stream_before(
+    subject: Subject, was_live: bool
+) -> None:
+    """Nothing is accounted for by it, and an older gap can still be stored."""
+    log, model = subject.log, subject.model
+    hours = [NOW + timedelta(hours=number) for number in range(4)]
+    log.open_epoch(model, TABLE, epoch())
+    taking_over = replace(epoch(2, source="kinesis"), stream_arn="arn:new")
+    if was_live:
+        subject.commit(state=BASE_COMPLETE, at=NOW)
+        subject.commit(epoch=epoch(state=BASE_COMPLETE), state=LIVE, at=NOW)
+        taking_over = replace(taking_over, detail=taking_over.detail | {"beside": 1})
+    log.open_epoch(model, replace(TABLE, stream_arn="arn:new"), taking_over)
+    others = Gap(hours[1], hours[2], hours[2], "lost of the new one")
+    subject.commit(epoch=taking_over, gap=others)
+    assert log.head(model).of(taking_over).gaps == (others,)
+    if was_live:
+        assert log.head(model).of(epoch(state=LIVE)).gaps == ()
+    again = epoch(3)
+    log.open_epoch(model, TABLE, again)
+    assert log.head(model).of(again).gaps == ()
+    own = Gap(hours[0], hours[1] + timedelta(minutes=1), hours[2], "lost of the one before")
+    subject.commit(epoch=again, gap=own)
+    head = log.head(model)
+    assert head.gaps == (own, others)
+    assert head.of(again).gaps == (own,)
+    with pytest.raises(Stale, match="another run has found one already"):
+        subject.commit(epoch=again, gap=others)
 
 
 def test_an_epoch_that_has_to_follow_at_once_is_not_opened_behind_another_commit(

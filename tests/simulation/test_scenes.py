@@ -546,6 +546,21 @@ def test_what_vanished_between_an_export_and_the_epoch_that_it_is_the_base_of_is
         story.truth.check_equal()
 
 
+def test_a_repair_goes_on_with_no_base_that_is_not_to_be_read_any_more(story: Story) -> None:
+    """What an export has planned no scan can go on with."""
+    world = story.world
+    world.configure("export", pass_seconds=600)
+    with patch.object(bootstrap, "read_export", side_effect=Retryable("interrupted")):
+        world.process("base", lambda engine: engine.base(MODEL))
+    world.clock.advance(30 * HOUR)
+    assert _drained(world).gaps
+    world.configure("scan", pass_seconds=600)
+    found = world.process("repair", lambda engine: engine.repair(MODEL))
+    assert (found.epoch, found.method, found.state) == (3, "scan", BASE_COMPLETE)
+    story._settle()
+    story.truth.check_equal()
+
+
 def _put(world: World, *values: int) -> None:
     for value in values:
         item = {"pk": {"S": "k"}, "v": {"N": str(value)}}

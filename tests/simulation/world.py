@@ -448,7 +448,9 @@ class World:
             self.dynamo.answer("PutItem", REGION, {"TableName": TABLE, "Item": item})
         self.clock.advance(self.random.choice((0.0, 0.001, 0.3)))
         if self.kinesis and not self.microseconds:
-            self.clock.advance(0.001)  # of two changes in one millisecond no order is promised
+            # Of two changes in one millisecond no order is promised, and a change's time may be
+            # microseconds ahead of the clock.
+            self.clock.advance(0.002)
 
     def create(self, view_type: str) -> None:
         """A table with point-in-time recovery and a stream."""

@@ -186,6 +186,15 @@ def test_a_pass_keeps_to_its_budget_and_the_next_goes_on(
     assert site.keys() == [f"k{number}" for number in range(7)]
 
 
+def test_a_pass_gets_on_however_long_its_list_took(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "BATCH_OBJECTS", 1)
+    for number in range(3):
+        site.bucket.put(number)
+    assert [site.drain(seconds=0.0).rows for _ in range(4)] == [1, 1, 1, 0]
+
+
 @pytest.mark.parametrize("moment", ["before commit", "after commit"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_killed_at_any_commit_it_goes_on_and_lands_each_record_once(
