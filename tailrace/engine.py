@@ -211,9 +211,6 @@ class Engine:
             return False
         if head.live.source != config.stream.source:  # whose positions are not compared
             return False
-        given_up = head.epoch if head.epoch is not head.shown else None
-        if given_up and given_up.source != config.stream.source:
-            return False  # what was lost while that one was to take over is in no gap yet
         return self._exports_from(config, bootstrap.repair_begin(since))
 
     def _is_in_vain(self, config: Table, head: Head) -> bool:

@@ -361,6 +361,30 @@ def test_the_gap_is_stored_before_anything_behind_it(run: Run) -> None:
     assert len(run(log, stream, later(1)).gaps) == 1
 
 
+def test_what_expired_beside_another_source_is_known_before_anything_behind_it(run: Run) -> None:
+    log, store, stream = live_log(run, FakeShard("a", [1, 2]))
+    proof = log.head("orders").last_proof
+    detail = {"beside": 1, "overlaps": True}
+    other = replace(store.newest()[1], number=2, state=OPEN, stream_arn="other", detail=detail)
+    log.open_epoch("orders", TABLE, other)
+    stream.all["a"].trimmed = 3
+    stream.all["a"].numbers += [3, 4]
+
+    def beside(log: MemoryLog) -> DrainResult:
+        epoch = log.head("orders").beside
+        return drain(log, stream, later(1), "orders", PLENTY, epoch=epoch)
+
+    with pytest.raises(Killed):
+        beside(MemoryLog(store, dies_at("after commit", 1)))
+    assert landed(store) == keys(1, 2)
+    for _ in range(2):
+        found = beside(log)
+        assert (found.reached_tip, found.gaps, landed(store)) == (False, (), keys(1, 2, 4))
+        [notice] = found.notices
+        assert "records of shard a expired" in notice
+    assert log.head("orders").last_proof == proof
+
+
 def test_a_position_that_expired_because_nothing_happened_for_a_day_is_no_gap(run: Run) -> None:
     log, store, stream = live_log(run, FakeShard("a", [1, 2]))
     for hours in (12, 24):
