@@ -25,14 +25,15 @@ class Size:
 
     export_items: int = 2_000_000
     export_files: int = 64
+    export_by_hand: int = 250_000
     scan_items: int = 100_000
     records: int = 100_000
-    delivered: int = 400_000
+    delivered: int = 1_000_000
     by_hand: int = 25_000
     pairs: int = 3
 
 
-SMALL = Size(2_000, 2, 1_000, 800, 800, 400, 1)
+SMALL = Size(2_000, 2, 400, 1_000, 800, 800, 400, 1)
 
 
 def export(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]:
@@ -47,7 +48,12 @@ def export(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]
             tell(f"export: pair {number + 1} of {size.pairs}")
             ours.append(in_child(tailrace_side.load_export, folder=str(folder), repeat=1))
             theirs.append(
-                in_child(handwritten.load_export, files=files, database=scratch, items=size.by_hand)
+                in_child(
+                    handwritten.load_export,
+                    files=files,
+                    database=scratch,
+                    items=size.export_by_hand,
+                )
             )
         tell("export: twice the size")
         double = in_child(tailrace_side.load_export, folder=str(folder), repeat=2)
@@ -61,7 +67,10 @@ def export(size: Size, cache: Path, tell: Callable[[str], None]) -> list[Figure]
     growth = double["peak_mb"] / median(peaks)
     return [
         _figure("export", "rate", rates, "items/s"),
-        _figure("export", "rate by hand", hand_rates, "items/s", note=f"{size.by_hand:,} items"),
+        _figure(
+            "export", "rate by hand", hand_rates, "items/s",
+            note=f"{size.export_by_hand:,} items",
+        ),
         _figure("export", "rate, times by hand", ratios, "×", "≥ 20", median(ratios) >= 20),
         _figure("export", "CPU of an item", [_micro(run) for run in ours], "µs"),
         _figure("export", "CPU of an item by hand", [_micro(run) for run in theirs], "µs"),

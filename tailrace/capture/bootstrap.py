@@ -23,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tailrace.capture.ahead import groups_of, read_ahead
 from tailrace.capture.coverage import IN_TIME, begins_at
 from tailrace.capture.ports import Clock, Export, Log, Scan
 from tailrace.capture.privacy import NOTED, has_other_keys, require_same
@@ -78,8 +79,8 @@ OPENING_PAUSE_SECONDS = 0.2
 
 EXPORT_POLL_SECONDS = 15.0
 EXPORT_POLLS_MAX = 40_000  # a week
-EXPORT_BATCH_ITEMS = 100_000
-EXPORT_BATCH_BYTES = 128 * 1024 * 1024
+EXPORT_BATCH_ITEMS = 200_000
+EXPORT_BATCH_BYTES = 256 * 1024 * 1024
 EXPORT_BATCH_FILES = 64
 DOWNLOADS_AT_ONCE = 2
 
@@ -675,15 +676,7 @@ def batches_of(manifest: ExportManifest, files: Sequence[ExportFile]) -> list[li
     if manifest.bytes:
         by_size = EXPORT_BATCH_BYTES * manifest.item_count // manifest.bytes
         most_items = max(1, min(most_items, by_size))  # else empty files would be a commit each
-    batches: list[list[ExportFile]] = []
-    items = 0
-    for file in files:
-        if not batches or items >= most_items or len(batches[-1]) >= EXPORT_BATCH_FILES:
-            batches.append([])
-            items = 0
-        batches[-1].append(file)
-        items += file.items
-    return batches
+    return groups_of(files, lambda file: file.items, most_items, EXPORT_BATCH_FILES)
 
 
 @dataclass(frozen=True)
@@ -711,23 +704,13 @@ def _load(loading: _Loading, batches: list[list[ExportFile]]) -> None:
 def fetched(
     run: Bootstrap, export: Export, bucket: str, batches: list[list[ExportFile]]
 ) -> Generator[tuple[list[ExportFile], list[list[Lines]]], None, None]:
-    """Batch after batch with what its files hold; the next one is fetched meanwhile, so whoever
-    stops early has to close this. Ends early where the run is to stop."""
-    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="fetch") as pool:
+    """Batch after batch with what its files hold (tailrace.capture.ahead); ends early where the run
+    is to stop."""
 
-        def fetch(batch: list[ExportFile]) -> list[Callable[[], list[Lines]]]:
-            def one(file: ExportFile) -> list[Lines]:
-                return retried(lambda: export.fetch(bucket, file, run.folder), run.clock)
+    def fetch(file: ExportFile) -> list[Lines]:
+        return retried(lambda: export.fetch(bucket, file, run.folder), run.clock)
 
-            return [pool.submit(one, file).result for file in batch]
-
-        coming = fetch(batches[0]) if batches else []
-        for index, batch in enumerate(batches):
-            if run.stop.is_set():
-                return
-            contents = [arrived() for arrived in coming]
-            coming = fetch(batches[index + 1]) if index + 1 < len(batches) else []
-            yield batch, contents
+    return read_ahead(batches, fetch, DOWNLOADS_AT_ONCE, run.stop.is_set)
 
 
 def _load_batch(loading: _Loading, batch: list[ExportFile], contents: list[list[Lines]]) -> None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ from itertools import chain
 from typing import Any
 
 from tailrace.capture import coverage
+from tailrace.capture.ahead import groups_of, read_ahead
 from tailrace.capture.drain import (
     NOT_ITS,
     Budget,
@@ -60,7 +60,7 @@ OBJECTS = "objects"
 # What is fetched, and committed, at a time, as it is packed: some 100 MB of records. A commit costs
 # a tenth of a second, so it should be worth it, and few enough to bound the memory (of two batches)
 # and what a crash repeats.
-BATCH_BYTES = 16 * 1024 * 1024
+BATCH_BYTES = 32 * 1024 * 1024
 BATCH_OBJECTS = 256
 FETCHES_AT_ONCE = 4
 
@@ -325,48 +325,20 @@ def _new(run: _Pass, head: Head, delay: Delay) -> tuple[list[Delivery], datetime
 
 def batches(found: Sequence[Delivery]) -> list[list[Delivery]]:
     """Objects in groups that are committed together."""
-    groups: list[list[Delivery]] = []
-    size = 0
-    for each in found:
-        if not groups or size >= BATCH_BYTES or len(groups[-1]) >= BATCH_OBJECTS:
-            groups.append([])
-            size = 0
-        groups[-1].append(each)
-        size += each.size
-    return groups
+    return groups_of(found, lambda each: each.size, BATCH_BYTES, BATCH_OBJECTS)
 
 
 def _read(run: _Pass, found: Sequence[Delivery], delay: Delay) -> None:
-    with closing(_fetched(run, batches(found))) as coming:
+    def fetch(delivery: Delivery) -> Contents:
+        return _fetch(run, delivery)
+
+    def is_over() -> bool:
+        # However long the list took, each pass gets on.
+        return run.stop.is_set() or (run.objects > 0 and run.exhausted())
+
+    with closing(read_ahead(batches(found), fetch, FETCHES_AT_ONCE, is_over)) as coming:
         for batch, contents in coming:
             _commit(run, batch, contents, delay)
-
-
-Fetched = tuple[list[Delivery], list[Contents]]
-
-
-def _fetched(run: _Pass, groups: list[list[Delivery]]) -> Generator[Fetched, None, None]:
-    """Batch after batch, the next one fetched meanwhile; ends early where the budget does, but not
-    before the first."""
-    coming: list[Future[Contents]] = []
-    with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch") as pool:
-
-        def fetch(number: int) -> list[Future[Contents]]:
-            group = groups[number] if number < len(groups) else []
-            return [pool.submit(_fetch, run, each) for each in group]
-
-        try:
-            coming = fetch(0)
-            for number, group in enumerate(groups):
-                # However long the list took, each pass gets on.
-                if run.stop.is_set() or (number and run.exhausted()):
-                    return
-                arrived = [one.result() for one in coming]
-                coming = fetch(number + 1)
-                yield group, arrived
-        finally:
-            for one in coming:
-                one.cancel()
 
 
 def _fetch(run: _Pass, delivery: Delivery) -> Contents:

@@ -43,10 +43,11 @@ class Attribute:
     example_key: str | None = None
 
 
-def create_counter(con: duckdb.DuckDBPyConnection) -> None:
-    """Creates what `watched_sql` counts with: a sequence, because it outlives what is rolled back
-    and an INSERT says nothing but how many rows there were."""
+def create_counter(con: duckdb.DuckDBPyConnection) -> int:
+    """Creates what `watched_sql` counts with, and returns its first value: a sequence, because it
+    outlives what is rolled back and an INSERT says nothing but how many rows there were."""
     con.execute(f"CREATE TEMP SEQUENCE {COUNTER}")
+    return count(con)
 
 
 def count(con: duckdb.DuckDBPyConnection) -> int:

@@ -104,6 +104,20 @@ def _changes(
             FROM {STAGED})"""
 
 
+def span_sql(epoch: int, eras: Sequence[Era], first: int, last: int) -> str:
+    """SELECT of the least and the greatest version of changes that come by Kinesis and were made
+    between these times (in microseconds), up to what tells those of one time apart. A later change
+    is never of an earlier era."""
+
+    def version(number: int, phase: str) -> str:
+        return timed_version_sql(number, phase, "micros", "''")
+
+    versions, _ = _of_its_era(epoch, eras, version)
+    return (
+        f"SELECT min({versions}), max({versions}) FROM (VALUES ({first}), ({last})) AS t (micros)"
+    )
+
+
 def _of_its_era(
     epoch: int, eras: Sequence[Era], version: Callable[[int, str], str]
 ) -> tuple[str, str]:

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from tailrace.changes import Changes
 from tailrace.config import Warehouse
 from tailrace.errors import Retryable, Stale, Terminal
 from tailrace.lake import discovery
 from tailrace.lake.attach import catalog_file, connect, renew_s3_secret
-from tailrace.lake.landing import rows_sql
-from tailrace.lake.schema import CHANGES, create_control_tables, create_log
+from tailrace.lake.landing import rows_sql, span_sql
+from tailrace.lake.schema import CHANGES, INLINED_ROWS, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
 from tailrace.lake.staged import staging
 from tailrace.lake.ties import Tied, settled
@@ -81,7 +82,7 @@ class ChangeLog:
         self._file = catalog_file(warehouse)
         self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
-        discovery.create_counter(self._con)
+        self._counted = discovery.create_counter(self._con)
         self._mutex = threading.RLock()
         self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
         self._heads: dict[str, tuple[int, Head]] = {}
@@ -183,7 +184,7 @@ class ChangeLog:
             except _RepeatsError as found:  # seldom: so that all others need not be looked up
                 again = found
                 batch = self._in_transaction(con, lambda: self._commit(con, model, commit, again))
-            self._move_head(con, model, commit)
+            self._move_head(model, commit)
             return batch
 
         return self._transact(body)
@@ -201,19 +202,15 @@ class ChangeLog:
             self._heads[model] = marked
         return marked[1]
 
-    def _move_head(self, con: duckdb.DuckDBPyConnection, model: str, commit: Commit) -> None:
+    def _move_head(self, model: str, commit: Commit) -> None:
         """Takes the known head along with a commit that only moved parts, as most do; after any
-        other it is read again. DuckLake is asked which snapshot the commit became: the head moves
-        only to the one that follows its own."""
+        other it is read again. By the fence the commit became the snapshot that follows the head's;
+        were it another one, the mark would not be found again."""
         snapshot, head = self._heads.pop(model)
         only_parts = commit.pass_record is commit.state is commit.gap is None
         if not commit.parts or not only_parts:
             return
-        ((became,),) = con.execute(
-            "SELECT id FROM ducklake_last_committed_snapshot('lake')"
-        ).fetchall()
-        if became == snapshot + 1:
-            self._heads[model] = (became, _moved(head, commit))
+        self._heads[model] = (snapshot + 1, _moved(head, commit))
 
     def _open_epoch(
         self,
@@ -254,7 +251,8 @@ class ChangeLog:
             stands = head.positions.get(part, Position(epoch=-1))
             if not stands.finished and stands.epoch < number:
                 progress = PartProgress(part, stands.at, stands.at, False, 0, 0)
-                _insert_part(con, model, batch, Commit(replace(epoch, number=number)), progress)
+                seen_of = Commit(replace(epoch, number=number), (progress,))
+                _insert_parts(con, model, batch, seen_of)
         return batch
 
     def _commit(
@@ -272,8 +270,8 @@ class ChangeLog:
             eras = head.eras(commit.epoch)
             landed = self._land(con, model, commit, batch, head.table.key, eras, again)
             commit = replace(commit, parts=_less(commit.parts, commit.staged.rows - landed))
-        for part in commit.parts:
-            _insert_part(con, model, batch, commit, part)
+        if commit.parts:
+            _insert_parts(con, model, batch, commit)
         if commit.pass_record is not None:
             _insert_pass(con, model, batch, commit.epoch, commit.pass_record)
         if commit.state is not None:
@@ -319,7 +317,6 @@ class ChangeLog:
         expected = known or discovery.discover(con, discovery.first_sql(rows_sql(*where)), [])
         rows = rows_sql(*where, [(each.path, each.type) for each in expected])
         rows = discovery.watched_sql(rows, expected)
-        counted = discovery.count(con)
         log = ident(CHANGES, model)
         if again is not None:
             rows = _settled_sql(_once_sql(rows, log, again.span), again.ties)
@@ -343,8 +340,9 @@ class ChangeLog:
                 "Nothing was committed. Run again. If it happens again, report it.",
             )
         if staged.repeats and again is None:
-            _require_once(con, log, batch)
-        if discovery.count(con) == counted + 1:
+            _require_once(con, log, batch, _span(con, staged, epoch.number, eras))
+        before, self._counted = self._counted, discovery.count(con)
+        if self._counted == before + 1:
             found = [] if known else expected
         else:
             batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
@@ -427,14 +425,23 @@ class _RepeatsError(Exception):
         self.ties = ties
 
 
-def _require_once(con: duckdb.DuckDBPyConnection, log: str, batch: int) -> None:
+def _span(
+    con: duckdb.DuckDBPyConnection, staged: Staged, epoch: int, eras: Sequence[Era]
+) -> tuple[str, str]:
+    """Between which versions everything lies that has the time of a staged change, or lies between
+    two of them."""
+    times = [each.micros for each in staged.texts if isinstance(each, Changes) and len(each)]
+    first, last = min(int(each.min()) for each in times), max(int(each.max()) for each in times)
+    ((least, greatest),) = con.execute(span_sql(epoch, eras, first, last)).fetchall()
+    return span_of(least, greatest)
+
+
+def _require_once(
+    con: duckdb.DuckDBPyConnection, log: str, batch: int, span: tuple[str, str]
+) -> None:
     """Raises _RepeatsError where a record of the batch has the key and the time of another row, and
-    is that again, or stands in the wrong place beside it. Versions begin with their time, so few
-    files are looked into."""
-    ((first, last),) = con.execute(
-        f"SELECT min(version), max(version) FROM {log} WHERE batch = {batch}"
-    ).fetchall()
-    span = span_of(first, last)
+    is that again, or stands in the wrong place beside it. `span` is between which versions the
+    batch lies: they begin with their time, so few files are looked into."""
     within = f"version BETWEEN {literal(span[0])} AND {literal(span[1])}"
     place = f"hash(key, {time_sql('version')})"
     ((is_alone,),) = con.execute(
@@ -673,13 +680,10 @@ def _table(con: duckdb.DuckDBPyConnection, model: str) -> TableDescription | Non
     return TableDescription(row[0], row[1], row[2], key, row[4], row[5])
 
 
-def _insert_part(
-    con: duckdb.DuckDBPyConnection, model: str, batch: int, commit: Commit, each: PartProgress
-) -> None:
-    con.execute(
+def _insert_parts(con: duckdb.DuckDBPyConnection, model: str, batch: int, commit: Commit) -> None:
+    rows = [
         bound(
-            "INSERT INTO tailrace.ledger VALUES"
-            " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
+            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
             [
                 model,
                 batch,
@@ -698,8 +702,12 @@ def _insert_part(
                 commit.pass_record.id if commit.pass_record else None,
                 json.dumps(each.detail, ensure_ascii=False) if each.detail else None,
             ],
-        ),
-    )
+        )
+        for each in commit.parts
+    ]
+    for start in range(0, len(rows), INLINED_ROWS):  # as many as stay in the catalog at a time
+        some = rows[start : start + INLINED_ROWS]
+        con.execute(f"INSERT INTO tailrace.ledger VALUES {', '.join(some)}")
 
 
 def _insert_pass(

@@ -120,8 +120,11 @@ class _Taking:
             text = left + chunk
             heads = heads or _heads(text)
             end = 1 + max(text.rfind(b"\n"), *(text.rfind(b"}" + head) for head in heads))
-            whole, left = text[:end], text[end:]
-            if not self._take(whole) and (unread := self._one_by_one(whole, heads)) is not None:
+            whole, left = memoryview(text)[:end], text[end:]
+            if (
+                not self._take(whole)
+                and (unread := self._one_by_one(bytes(whole), heads)) is not None
+            ):
                 self._slowly(unread + left + b"".join(chunks))
                 return
         if not self._take(left) and (unread := self._one_by_one(left, heads)) is not None:

@@ -316,18 +316,25 @@ def unpack(
     return lines
 
 
-def _whole_lines(stream: BufferedIOBase) -> Iterator[bytes]:
-    """The text of a stream, some whole lines at a time."""
-    begun = b""
-    while chunk := stream.read(UNPACK_BYTES):
-        lines, end, begun = (begun + chunk).rpartition(b"\n")
+def _whole_lines(stream: BufferedIOBase) -> Iterator[memoryview]:
+    """The text of a stream, some whole lines at a time, each in a buffer of its own."""
+    begun = memoryview(b"")
+    while True:
+        buffer = bytearray(len(begun) + UNPACK_BYTES)
+        text, size = memoryview(buffer), len(begun)
+        text[:size] = begun
+        while size < len(buffer) and (read := stream.readinto(text[size:])):
+            size += read
+        is_last = size < len(buffer)
+        end = size if is_last else buffer.rfind(b"\n") + 1
         if end:
-            yield lines
-    if begun:
-        yield begun
+            yield text[:end]
+        if is_last:
+            return
+        begun = text[end:]
 
 
-def _items(text: bytes, name: str) -> Lines:
+def _items(text: memoryview, name: str) -> Lines:
     """The items of lines {"Item":…}. Raises msgspec.DecodeError for a line that is another.
 
     What else stands in a line that begins as AWS writes it is left beside the item, which then is
@@ -341,7 +348,7 @@ def _item(line: bytes) -> msgspec.Raw:
     return msgspec.json.decode(line, type=_Line).Item
 
 
-def _changes(text: bytes, name: str) -> Lines:
+def _changes(text: memoryview, name: str) -> Lines:
     """Lines of an incremental export as they are."""
     return Lines.of(text, name)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Lock
 from typing import Any
 
 from tailrace.config import FirehoseConfig, StreamConfig
@@ -169,6 +170,7 @@ class FirehoseObjects:
         self._static = static_prefix(prefix)
         self._converted = converted
         self._privacy = privacy
+        self._taking_apart = Lock()
         self.calls = 0
 
     def listed(self, since: datetime) -> list[Delivery]:
@@ -245,7 +247,9 @@ class FirehoseObjects:
                 f"{name} is an ORC file.",
                 "Have Firehose deliver JSON, or convert it to Parquet.",
             )
-        found = take_apart(self._table, self._chunks(delivery.key, body, name), self._privacy)
+        # Taking apart is Python's work: several at a time would only wait for each other.
+        with self._taking_apart:
+            found = take_apart(self._table, self._chunks(delivery.key, body, name), self._privacy)
         return Contents(
             changes=tuple(found.changes),
             rows=sum(map(len, found.changes)),

@@ -40,6 +40,7 @@ import sandbox.exports
 import sandbox.kinesis
 import sandbox.streams
 import sandbox.tables
+import tailrace.capture.ahead
 import tailrace.capture.bootstrap
 import tailrace.capture.deliveries
 import tailrace.capture.drain
@@ -266,6 +267,7 @@ class World:
         for module in (tailrace.capture.drain, tailrace.capture.bootstrap):
             yield patch.object(module, "ThreadPoolExecutor", self._pool)
             yield patch.object(module, "wait", self._wait)
+        yield patch.object(tailrace.capture.ahead, "ThreadPoolExecutor", self._pool)
         yield patch.object(sandbox.streams, "secrets", secrets)
         yield patch.object(sandbox.exports, "secrets", secrets)
         yield patch.object(sandbox.exports, "threading", SimpleNamespace(Timer=self._timer))
@@ -282,9 +284,7 @@ class World:
             self.hose.compression = choose(("GZIP", "ZIP", "UNCOMPRESSED"))
             self.hose.newlines = choose((False, True))
             self.list_page = choose((2, 5, 1_000))
-            module = tailrace.capture.deliveries
-            yield patch.object(module, "ThreadPoolExecutor", self._pool)
-            yield patch.object(module, "BATCH_OBJECTS", choose((1, 2, 256)))
+            yield patch.object(tailrace.capture.deliveries, "BATCH_OBJECTS", choose((1, 2, 256)))
         yield patch.object(tailrace.capture.stage, "FLUSH_SECONDS", choose((0.0, 0.5, 30.0)))
         yield patch.object(tailrace.capture.bootstrap, "EXPORT_BATCH_FILES", choose((1, 2, 64)))
         # Thirty hours of polls would be all that a story tells.

@@ -422,17 +422,19 @@ def test_a_damaged_file_is_named_and_nothing_of_it_lands(
     assert landed(store) == ["a", "b", "c", "d", "e", "f"]
 
 
-def test_files_are_grouped_by_items_and_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_grouped_by_items_and_by_number_and_the_first_group_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_FILES", 3)
     monkeypatch.setattr(bootstrap, "EXPORT_BATCH_ITEMS", 10)
     files = [
         ExportFile(f"f{number}", items, None)
-        for number, items in enumerate([4, 4, 4, 1, 25, 0, 0, 0, 0])
+        for number, items in enumerate([1, 4, 4, 4, 1, 25, 0, 0, 0, 0])
     ]
-    assert grouped(files) == [[4, 4, 4], [1, 25], [0, 0, 0], [0]]
+    assert grouped(files) == [[1], [4, 4, 4], [1, 25], [0, 0, 0], [0]]
 
 
-@pytest.mark.parametrize(("size", "batches"), [(0, [4, 1]), (50, [4, 1]), (500, [2, 2, 1])])
+@pytest.mark.parametrize(("size", "batches"), [(0, [1, 4]), (50, [1, 4]), (500, [1, 2, 2])])
 def test_the_larger_the_items_the_fewer_make_a_batch(
     monkeypatch: pytest.MonkeyPatch, size: int, batches: list[int]
 ) -> None:
