@@ -441,7 +441,7 @@ MUTATIONS = (
         "attributes that no image was searched for",
         "Lossless",
         LOG,
-        "        if discovery.count(con) == counted + 1:\n",
+        "        if self._counted == before + 1:\n",
         "        if True:\n",
         tests=("tests/unit/lake/test_log.py",),
     ),
@@ -555,6 +555,14 @@ MUTATIONS = (
         "        if staged.repeats and again is None:\n",
         "        if False:\n",
         tests=("tests/simulation/test_log_contract.py",),
+    ),
+    Mutation(
+        "only what has the time of a batch's first record is looked for in the log",
+        "Once",
+        LOG,
+        "max(int(each.max()) for each in times)",
+        "min(int(each.min()) for each in times)",
+        tests=CONTRACTS,
     ),
     Mutation(
         "a late record counts to the epoch in which it lands",

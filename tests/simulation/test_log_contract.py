@@ -311,14 +311,14 @@ def test_records_that_come_again_land_once_where_that_may_be(subject: Subject) -
     all_ = [record(n, "", "MODIFY", millis + n) | {"eventID": f"{n:032x}"} for n in range(5)]
     objects = Part("stream", "firehose", "arn:stream", "objects")
     stands, counts = None, []
-    for number, some in enumerate((all_[:2], [*all_[1:4], all_[3]], all_[:1], all_[4:])):
+    for number, some in enumerate((all_[:3:2], [*all_[1:4], all_[3]], all_[:1], all_[4:])):
         staged = subject.stage(some, Shape.KINESIS_RECORDS)
         read = moved(objects, stands, str(number), len(some))
         subject.commit(parts=(read,), staged=replace(staged, repeats=True))
         stands = str(number)
         counts.append(len(subject.rows()))
     assert counts == [2, 4, 4, 5]
-    assert [row[4] for row in subject.rows()] == [
+    assert sorted(row[4] for row in subject.rows()) == [
         json.dumps(
             {name: each["dynamodb"]["Keys"][name] for name in ("pk", "sk")}, separators=(",", ":")
         )
