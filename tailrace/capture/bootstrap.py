@@ -40,6 +40,7 @@ from tailrace.model import (
     FULL,
     INCREMENTAL,
     KEYS_ONLY,
+    LIVE,
     OPEN,
     BaseProgress,
     BaseResult,
@@ -270,17 +271,20 @@ def _opened(
 def _following(run: Bootstrap, head: Head, table: TableDescription) -> dict[str, Any]:
     """What an epoch has to note of the stream that it follows. Where its rows may be older than
     what readers see already they have to wait until it is live (`overlaps`): where it takes over
-    from another source, which is drained `beside` it meanwhile; and where items that were looked
-    up for the last records of a KEYS_ONLY stream may show what the stream after it tells."""
+    from another source, which is drained `beside` it meanwhile; where items that were looked
+    up for the last records of a KEYS_ONLY stream may show what the stream after it tells; and where
+    those of the epoch before had to wait, and do so for ever, because it was given up."""
     source, shown = run.traits.source, head.shown
     noted: dict[str, Any] = {} if source == DYNAMODB_STREAMS else {"source": source}
     if table.view_type == KEYS_ONLY:
         noted["view"] = KEYS_ONLY
+    waited = shown is not None and shown.overlaps and shown.state != LIVE
     if shown is None or shown.stream_arn == table.stream_arn:
-        return noted
+        return noted | ({"overlaps": True} if waited else {})
     if head.live is not None and (shown.source != source or run.traits.timed):
         return noted | {"overlaps": True, "beside": shown.number}
-    return noted | ({"overlaps": True} if head.view_of(shown) == KEYS_ONLY else {})
+    waits = waited or head.view_of(shown) == KEYS_ONLY
+    return noted | ({"overlaps": True} if waits else {})
 
 
 def _times(head: Head, epoch: Epoch) -> dict[str, str]:

@@ -725,6 +725,14 @@ MUTATIONS = (
         tests=DELIVERY_TESTS,
     ),
     Mutation(
+        "what had to wait for an epoch counts at once after it was given up",
+        "No step back",
+        BOOTSTRAP,
+        '        return noted | ({"overlaps": True} if waited else {})\n',
+        "        return noted\n",
+        tests=SCENES,
+    ),
+    Mutation(
         "a repair goes on with a base of another kind",
         "Any kill point",
         "tailrace/engine.py",

@@ -496,7 +496,10 @@ def test_what_cannot_be_had_of_a_replaced_stream_is_a_gap_before_a_new_epoch_is_
     story.truth.check_equal()
 
 
-def test_what_was_looked_up_for_the_last_records_of_a_stream_is_not_told_again() -> None:
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_was_looked_up_for_the_last_records_of_a_stream_is_not_told_again(
+    given_up: bool,
+) -> None:
     """Those of the next stream would take a reader back, were they to count at once."""
     story = Story(1)
     with (
@@ -513,7 +516,10 @@ def test_what_was_looked_up_for_the_last_records_of_a_stream_is_not_told_again()
         world.disable_stream()
         world.enable_stream("NEW_IMAGE")
         _put(world, 2, 3, 4)
-        world.process("base", lambda engine: engine.base(MODEL))
+        if given_up:
+            with patch.object(bootstrap, "read_scan", side_effect=Retryable("interrupted")):
+                world.process("base", lambda engine: engine.base(MODEL))
+        world.process("base", lambda engine: engine.base(MODEL, restart=given_up))
         story._settle()
         story.truth.check_equal()
 
