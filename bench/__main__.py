@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -28,19 +30,25 @@ LONG = ("week", "readers", "idle")
 def main() -> int:
     """Runs what the command line names; everything by default."""
     options = _options()
+    signal.signal(signal.SIGTERM, _ended)
     console = Console(stderr=True, highlight=False)
     cache = Path(options.cache)
-    figures: list[Figure] = []
+    is_missed = False
     for name in options.names or NAMES:
-        figures += _run(name, options, cache, lambda text: console.print(f"[dim]{text}[/]"))
-    if options.json:
-        print(as_json(figures))
-    else:
-        show(figures, Console(highlight=False, width=WIDTH))
-        if options.small:
-            console.print("Tiny sizes: this shows that they run, the targets do not apply.")
-    missed = [figure for figure in figures if figure.met is False]
-    return 1 if options.strict and missed else 0
+        figures = _run(name, options, cache, lambda text: console.print(f"[dim]{text}[/]"))
+        is_missed = is_missed or any(figure.met is False for figure in figures)
+        if options.json:
+            print(as_json(figures), flush=True)
+        else:
+            show(figures, Console(highlight=False, width=WIDTH))
+    if options.small and not options.json:
+        console.print("Tiny sizes: this shows that they run, the targets do not apply.")
+    return 1 if options.strict and is_missed else 0
+
+
+def _ended(number: int, frame: object) -> NoReturn:
+    """Has what was started end as well."""
+    sys.exit(128 + number)
 
 
 def _run(
@@ -52,7 +60,8 @@ def _run(
         measured = minute.run if name == "minute" else minute.idle
         return measured(minute.SMALL if options.small else minute.Size(), tell)
     if name in ("typed", "many"):
-        return getattr(tables, name)(tables.SMALL if options.small else tables.Size(), tell)
+        typed = tables.SMALL if options.small else tables.Size()
+        return getattr(tables, name)(replace(typed, pairs=options.pairs or typed.pairs), tell)
     if name == "readers":
         return readers.run(12.0 if options.small else options.seconds, tell)
     if name == "week":
