@@ -589,7 +589,8 @@ def sql(
     """Query the warehouse, read-only.
 
     The models are in the schema in use, analytics: FROM orders is FROM analytics.orders, and SHOW
-    TABLES lists them. The logs are changes.<model>, the ledger tailrace.*.
+    TABLES lists them. The logs are changes.<model>, the ledger tailrace.*. Of several statements
+    what the last one finds is printed.
 
     --format json prints an array of objects and nothing else: numbers have all their digits, JSON
     columns are JSON, BLOB is base64, times are ISO 8601."""
