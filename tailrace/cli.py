@@ -82,6 +82,7 @@ STATUS_KEYS = (
     "shards_open",
     "idle_reads_a_day",
     "gaps",
+    "lost",
 )
 
 LIST_TABLES = "SELECT table_schema, table_name FROM information_schema.tables"
@@ -557,8 +558,9 @@ def status(
     --format json gives an array of objects with the keys table, model, epoch, state (none, open,
     base_complete, live), rows, items_read, base_parts_done, base_parts_total, last_pass_at (ISO
     8601, UTC), proven_until (every change made before it is in the log), lag_seconds (its age),
-    shards_open, idle_reads_a_day (GetRecords calls to a stream without changes) and gaps (since,
-    until, reason); what is not known is null."""
+    shards_open, idle_reads_a_day (GetRecords calls to a stream without changes), gaps (since,
+    until, reason) and lost (what the source lost from which another one takes over); what is not
+    known is null."""
     settings = ctx.obj.config(config)
     models = _models(settings, table)
     if _warehouse_exists(settings):
@@ -761,6 +763,7 @@ def _status_object(each: TableStatus) -> dict[str, Any]:
     values["table"] = values.pop("table_name")
     values["last_pass_at"] = _iso(each.last_pass_at)
     values["proven_until"] = _iso(each.proven_until)
+    values["lost"] = each.lost or None
     values["gaps"] = [
         {"since": _iso(gap.since), "until": _iso(gap.until), "reason": gap.reason}
         for gap in each.gaps

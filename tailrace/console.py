@@ -72,6 +72,12 @@ def print_status(lines: Sequence[TableStatus]) -> None:
         if each.gaps:
             text = f"{each.model}: {gap_text(each.gaps)}. Repair: tailrace repair {each.model}"
             standard_output().print(Text(visible(text), style="red"), soft_wrap=True)
+        if each.lost:
+            text = (
+                f"{each.model}: the source that is taken over from lacks changes: {each.lost}."
+                " Readers have them once the new source is live; nothing is proven until then."
+            )
+            standard_output().print(Text(visible(text), style="yellow"), soft_wrap=True)
 
 
 # What AWS asks for a GetRecords call to a stream, us-east-1, without its free tier.

@@ -725,6 +725,7 @@ class Engine:
             base_parts_done=sum(at.finished for at in done),
             base_parts_total=max(_parts_planned(head), len(done)),
             idle_reads_a_day=_idle_reads_a_day(table, record),
+            lost=record.lost if record else "",
         )
 
     def _lag(self, head: Head) -> float | None:

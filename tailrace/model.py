@@ -677,7 +677,8 @@ class TableStatus:
     of the newest epoch; `rows` is the log's row count; every change made before `proven_until` is
     in the log, except in `gaps`; `lag_seconds` is its age, of which `delay_seconds` are the
     source's own. `closes_gaps` is true where the newest epoch's base is complete and no gap is left
-    once it is live. `idle_reads_a_day` are the GetRecords calls to a stream without changes."""
+    once it is live. `idle_reads_a_day` are the GetRecords calls to a stream without changes. `lost`
+    is what the stream lost, in words, that readers see until another one takes over."""
 
     model: str
     table_name: str
@@ -695,6 +696,7 @@ class TableStatus:
     closes_gaps: bool = False
     idle_reads_a_day: int = 0
     delay_seconds: float = 0.0
+    lost: str = ""
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,10 @@ def test_a_source_that_lost_changes_proves_nothing_until_the_one_that_takes_over
         assert (found.reached_tip, found.gaps, found.void) == (True, (), False)
         [notice] = found.notices
         assert told in notice
-        proof = MemoryLog(world.store).head(MODEL).last_proof
+        head = MemoryLog(world.store).head(MODEL)
+        assert head.last_pass is not None
+        assert told in head.last_pass.lost
+        proof = head.last_proof
         assert proof is not None
         assert proof.proves_until.timestamp() < begun
         assert found.lag_seconds is not None

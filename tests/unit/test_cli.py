@@ -112,7 +112,7 @@ class FakeEngine:
 
     def status(self, models: Sequence[str] | None = None) -> list[TableStatus]:
         state = (
-            replace(STATUS, gaps=self.parts.gaps)
+            replace(STATUS, gaps=self.parts.gaps, lost=self.parts.lost)
             if self.parts.has_base
             else TableStatus("orders", "Orders", None, "none", 0, 0, None, None, 0, 0, 0)
         )
@@ -165,6 +165,7 @@ class FakeParts(Parts):
         self.found = EQUAL
         self.files: list[Written] = []
         self.gaps: tuple[Gap, ...] = ()
+        self.lost = ""
 
     @contextlib.contextmanager
     def engine(self, config: Config, progress: OnProgress | None = None) -> Iterator[Any]:
@@ -545,6 +546,7 @@ def test_status_without_a_warehouse_shows_every_table_as_untouched(folder: Path)
             "shards_open": 0,
             "idle_reads_a_day": 0,
             "gaps": [],
+            "lost": None,
         }
     ]
     assert "There is no warehouse yet" in result.stderr
@@ -581,6 +583,7 @@ def test_status_as_json_has_stable_keys(warehouse: Path) -> None:
                     "reason": "an outage",
                 }
             ],
+            "lost": None,
         }
     ]
 
@@ -595,6 +598,16 @@ def test_status_shows_a_gap_and_how_to_repair_it(warehouse: Path) -> None:
     result = run("status", parts=torn())
     assert "may be missing: an outage. Repair: tailrace repair orders" in result.stdout
     assert "$0.06/month" in result.stdout
+
+
+def test_status_tells_what_readers_lack_while_another_source_takes_over(warehouse: Path) -> None:
+    parts = FakeParts(has_base=True)
+    parts.lost = "the table did not stream to it for a while"
+    assert (
+        f"lacks changes: {parts.lost}. Readers have them once" in run("status", parts=parts).stdout
+    )
+    [found] = json.loads(run("status", "--format", "json", parts=parts).stdout)
+    assert found["lost"] == parts.lost
 
 
 @pytest.mark.parametrize(
