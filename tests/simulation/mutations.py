@@ -334,8 +334,8 @@ MUTATIONS = (
         "looked-up items that do not wait for their epoch",
         "No step back",
         BOOTSTRAP,
-        'return noted | ({"overlaps": True} if head.view_of(shown) == KEYS_ONLY else {})\n',
-        "return noted\n",
+        "    waits = waited or head.view_of(shown) == KEYS_ONLY\n",
+        "    waits = waited\n",
     ),
     Mutation(
         "complete without the children of a closed leaf",
@@ -363,7 +363,7 @@ MUTATIONS = (
         "No loss",
         STAGE,
         "            self._log.commit(\n                self._model,\n",
-        '            self._pending, _ = {}, self._path.write_bytes(b"")\n'
+        "            self._pending, self._lines = {}, []\n"
         "            self._log.commit(\n                self._model,\n",
     ),
     Mutation(
@@ -720,7 +720,7 @@ MUTATIONS = (
         "a list that took its time holds up all objects",
         "No loss",
         DELIVERIES,
-        "(number and run.exhausted())",
+        "(run.objects > 0 and run.exhausted())",
         "run.exhausted()",
         tests=DELIVERY_TESTS,
     ),
