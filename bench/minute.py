@@ -262,7 +262,7 @@ def _idle(world: _World, size: Size, tell: Callable[[str], None]) -> list[dict[s
     """CPU by role from one tick that asks for nothing to the next, of some minutes; the first tick
     of a code server, which imports the engine, and minutes with a run are left out."""
     instance = _instance(world)
-    last = _await_tick(instance, 0.0)
+    last = _await_tick(instance, time.time())  # none of before: they would be past in no time
     found: list[dict[str, float]] = []
     began = before = None
     for _ in range(IDLE_TICKS_MOST):
