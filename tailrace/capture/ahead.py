@@ -20,7 +20,7 @@ def groups_of(
     found: Iterable[Each], size_of: Callable[[Each], int], most: int, most_count: int
 ) -> list[list[Each]]:
     """What was found, in its order, in groups: each ends with the one that takes it to the size
-    `most`, or to `most_count`."""
+    `most` (the first: to an eighth of it), or to `most_count`."""
     groups: list[list[Each]] = []
     size = 0
     for each in found:

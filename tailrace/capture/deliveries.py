@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -57,7 +58,7 @@ from tailrace.model import (
 
 OBJECTS = "objects"
 
-# What is fetched, and committed, at a time, as it is packed: some 100 MB of records. A commit costs
+# What is fetched, and committed, at a time, as it is packed: some 200 MB of records. A commit costs
 # a tenth of a second, so it should be worth it, and few enough to bound the memory (of two batches)
 # and what a crash repeats.
 BATCH_BYTES = 32 * 1024 * 1024
@@ -329,13 +330,11 @@ def batches(found: Sequence[Delivery]) -> list[list[Delivery]]:
 
 
 def _read(run: _Pass, found: Sequence[Delivery], delay: Delay) -> None:
-    def fetch(delivery: Delivery) -> Contents:
-        return _fetch(run, delivery)
-
     def is_over() -> bool:
         # However long the list took, each pass gets on.
         return run.stop.is_set() or (run.objects > 0 and run.exhausted())
 
+    fetch = partial(_fetch, run)
     with closing(read_ahead(batches(found), fetch, FETCHES_AT_ONCE, is_over)) as coming:
         for batch, contents in coming:
             _commit(run, batch, contents, delay)

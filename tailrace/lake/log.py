@@ -582,10 +582,10 @@ def _check_fence(model: str, head: Head, commit: Commit) -> None:
             f" {found}: another run has moved on.",
             "Nothing was lost. Run again.",
         )
-    known = head.of(newest).gaps if commit.gap is not None else ()
-    if commit.gap is not None and any(each.until > commit.gap.since for each in known):
+    gap = commit.gap
+    if gap is not None and any(each.until > gap.since for each in head.of(newest).gaps):
         raise Stale(
-            f"{model}: a gap since {commit.gap.since} was to be stored, but another run has found"
+            f"{model}: a gap since {gap.since} was to be stored, but another run has found"
             " one already.",
             "Nothing was lost. Run again.",
         )
