@@ -49,6 +49,7 @@ WARM = [
     "boto3",
     "duckdb",
     "msgspec",
+    "numba",
     "sqlparse",
     "yaml",
 ]

@@ -22,7 +22,7 @@ from tailrace.lines import Lines
 LOOKED_UP = "lookedUp"
 SEQUENCE = "sequenceNumber"
 
-REMOVE = "REMOVE"
+READ, REMOVE = "READ", "REMOVE"
 MICROSECOND = "MICROSECOND"
 
 # Whoever deletes an item because its time to live is over.
@@ -74,7 +74,30 @@ class Record(msgspec.Struct, gc=False):
     change: Change = msgspec.field(default_factory=Change, name="dynamodb")
 
 
+class Written(msgspec.Struct, gc=False):
+    """When an item was last written, in microseconds since 1970, as DynamoDB writes a number."""
+
+    micros: str = msgspec.field(default="", name="N")
+
+
+class Metadata(msgspec.Struct, gc=False):
+    """What an incremental export says of a change itself."""
+
+    written: Written = msgspec.field(default_factory=Written, name="WriteTimestampMicros")
+
+
+class ExportedChange(msgspec.Struct, gc=False):
+    """A line of an incremental export: a key's state at the end of its window, without a new image
+    if it was deleted in it."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata, name="Metadata")
+    keys: msgspec.Raw = msgspec.field(default=_NOTHING, name="Keys")
+    new_image: msgspec.Raw = msgspec.field(default=_NOTHING, name="NewImage")
+    old_image: msgspec.Raw = msgspec.field(default=_NOTHING, name="OldImage")
+
+
 _records = msgspec.json.Decoder(Record)
+_exported = msgspec.json.Decoder(ExportedChange)
 
 
 def records_of(text: bytes) -> list[Record]:
@@ -127,6 +150,26 @@ class Changes:
         precise = np.array([each.change.precision == MICROSECOND for each in records], bool)
         coarse = len(records) - int(precise.sum())
         return cls._of(records, positions, np.where(precise, 1.0, 1_000.0), coarse)
+
+    @classmethod
+    def of_export(cls, lines: Lines) -> Changes:
+        """Of the lines of an incremental export. Raises ValueError for what is none."""
+        changes = [_exported.decode(line) for line in lines]
+        old_images = Lines.joined([each.old_image for each in changes])
+        _require_utf8(old_images.data)
+        positions = [each.metadata.written.micros for each in changes]
+        ops = [READ if each.new_image else REMOVE for each in changes]
+        nothing = np.zeros(len(changes), bool)
+        return cls(
+            ops=Lines.joined(map(str.encode, ops)),
+            positions=Lines.joined(map(str.encode, positions)),
+            micros=np.array([int(each or NO_TIME) for each in positions], np.int64),
+            keys=Lines.joined([each.keys for each in changes]),
+            images=Lines.joined([each.new_image for each in changes]),
+            old_images=old_images,
+            expired=nothing,
+            looked_up=nothing,
+        )
 
     @classmethod
     def _of(

@@ -24,7 +24,7 @@ from tailrace.lake.attach import connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql
 from tailrace.lake.schema import ANALYTICS, CHANGES
 from tailrace.lake.sql import bound, ident, literal, literals, value
-from tailrace.lake.staged import staging
+from tailrace.lake.staged import columns_of, staging
 from tailrace.lake.version import epoch_sql, floor_sql, is_base_sql
 from tailrace.model import LIVE, Difference, Differences, Head, KeyAttribute, Staged
 
@@ -72,7 +72,7 @@ class Comparison:
         """Takes in items that the source held at some time from `began` to `ended`.
 
         Raises Terminal where not as many were staged."""
-        with self._mutex, staging(self._con, staged.texts):
+        with self._mutex, staging(self._con, columns_of(staged)):
             done = self._insert(
                 f"SELECT key, image, {value(began)}, {value(ended)} FROM ({self._rows(staged)})"
             )
@@ -86,7 +86,7 @@ class Comparison:
         """Takes in what became of `keys`, the log's key texts, when they were asked for: those
         that are not among the `found` items were not there."""
         rows = self._rows(found) if found.rows else "SELECT NULL AS key, NULL AS image LIMIT 0"
-        with self._mutex, staging(self._con, found.texts):
+        with self._mutex, staging(self._con, columns_of(found)):
             self._insert(
                 f"SELECT asked.key, found.image, {value(began)}, {value(ended)}"
                 f" FROM unnest({literals(keys)}) AS asked(key)"

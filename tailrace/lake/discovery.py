@@ -1,15 +1,14 @@
 """Which attributes a landed batch holds, and of which types, found inside DuckDB.
 
-While a batch lands, each image is compared with what is known (`watched_sql`). Only a batch in
-which an image holds more is read again: what is known already is looked up by path, all paths at
+Before a batch lands, each image is compared with what is known (tailrace.lake.walk). Only a batch
+in which an image holds more is read again: what is known already is looked up by path, all paths at
 once; a row that holds more attributes than the known paths explain is taken apart attribute by
 attribute. So a batch that brings nothing new costs no pass, and nothing new goes unseen.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import duckdb
@@ -18,8 +17,6 @@ from tailrace.lake.sql import literal, literals, pointer
 
 # The first rows of an unknown table are looked at in full, to learn its usual attributes.
 SEED_ROWS = 2_000
-
-COUNTER = "main.unexplained"
 
 # How many numbers' digits one query measures.
 NUMBERS_AT_ONCE = 50
@@ -43,73 +40,9 @@ class Attribute:
     example_key: str | None = None
 
 
-def create_counter(con: duckdb.DuckDBPyConnection) -> int:
-    """Creates what `watched_sql` counts with, and returns its first value: a sequence, because it
-    outlives what is rolled back and an INSERT says nothing but how many rows there were."""
-    con.execute(f"CREATE TEMP SEQUENCE {COUNTER}")
-    return count(con)
-
-
-def count(con: duckdb.DuckDBPyConnection) -> int:
-    """The counter's next value: two calls differ by one where nothing was counted in between."""
-    ((value,),) = con.execute(f"SELECT nextval('temp.{COUNTER}')").fetchall()
-    return int(value)
-
-
-def watched_sql(rows: str, known: Sequence[Attribute]) -> str:
-    """The `rows` as they are, with each image counted that holds more than `known`. `rows` has
-    the columns image and members, the list that begins with the values of `known` in the image
-    as JSON texts."""
-    return f"""
-        SELECT * REPLACE (CASE WHEN image IS NULL OR ({_explained_sql(known)}) THEN image
-            WHEN nextval('temp.{COUNTER}') > 0 THEN image END AS image)
-        FROM (SELECT *, list_transform(members, lambda text: strlen(text))[:{len(known)}] AS lengths
-            FROM ({rows}))"""
-
-
 def first_sql(rows: str) -> str:
     """What tells the usual attributes of an unknown table, of the rows that are to land."""
     return f"(SELECT key, image FROM ({rows}) LIMIT {SEED_ROWS})"
-
-
-def _explained_sql(known: Sequence[Attribute]) -> str:
-    """Whether an image holds nothing but `known`. True is certain; false or NULL: look closer.
-
-    It is explained where its known members are as long as the whole. Each is taken in the shortest
-    form that JSON has for it, so nothing else has room beside them. (A bare number may come out
-    longer than it went in, but DynamoDB JSON has none: its numbers are texts.)"""
-    around = [len(f"{_json(each.path)}:{{{_json(each.type)}:}},".encode()) for each in known]
-    # Lists, and not one long sum or condition: an item may have more attributes than DuckDB lets
-    # expressions be deep.
-    names = ", ".join(
-        f"CASE WHEN lengths[{n}] IS NOT NULL THEN {size} END" for n, size in enumerate(around, 1)
-    )
-    length = "1 + list_sum(lengths)::BIGINT"
-    if known:  # where an image holds them all, their names need no counting
-        whole = f"list_count(lengths) = {len(known)} THEN {sum(around)}"
-        length += f" + CASE WHEN {whole} ELSE list_sum([{names}])::BIGINT END"
-    numbers = ", ".join(
-        _fits_sql(f"members[{n}]", each)
-        for n, each in enumerate(known, start=1)
-        if each.type in NUMBERS
-    )
-    fits = f" AND coalesce(list_bool_and([{numbers}]), true)" if numbers else ""
-    return f"strlen(image) = {length}{fits}"
-
-
-def _fits_sql(text: str, number: Attribute) -> str:
-    """Whether a number, or each of a set, as JSON text, has no more digits than are known."""
-    whole, scale = number.integer_digits or 0, number.scale or 0
-    digits = "[-+0-9Ee]" if whole >= EXPONENT_DIGITS else "[0-9]"
-    fraction = f"(\\.{digits}{{0,{scale}}})?" if scale else ""
-    pattern = f'"-?{digits}{{0,{whole}}}{fraction}"'
-    if number.type == "NS":
-        pattern = f"\\[{pattern}(,{pattern})*\\]"
-    return f"regexp_full_match({text}, {literal(pattern)})"
-
-
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def discover(

@@ -10,6 +10,7 @@ paused. That writers take turns (tailrace.lake.turns) only saves work; no law re
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -20,6 +21,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import duckdb
+import msgspec
 
 from tailrace.changes import Changes
 from tailrace.config import Warehouse
@@ -29,7 +31,7 @@ from tailrace.lake.attach import catalog_file, connect, renew_s3_secret
 from tailrace.lake.landing import rows_sql, span_sql
 from tailrace.lake.schema import CHANGES, INLINED_ROWS, create_control_tables, create_log
 from tailrace.lake.sql import Value, bound, ident, literal
-from tailrace.lake.staged import staging
+from tailrace.lake.staged import columns_of, staging
 from tailrace.lake.ties import Tied, settled
 from tailrace.lake.turns import turn
 from tailrace.lake.version import span_of, time_sql
@@ -80,9 +82,9 @@ class ChangeLog:
         self._warehouse = warehouse
         self._con = connect(warehouse)
         self._file = catalog_file(warehouse)
+        self._threads = warehouse.threads or os.cpu_count() or 1
         self._secret_renewed_at = time.monotonic()
         self._con.execute("SET ducklake_max_retry_count = 0")
-        self._counted = discovery.create_counter(self._con)
         self._mutex = threading.RLock()
         self._known: dict[str, dict[tuple[str, str], discovery.Attribute]] = {}
         self._heads: dict[str, tuple[int, Head]] = {}
@@ -296,38 +298,33 @@ class ChangeLog:
         """Lands what is staged; returns the rows. With what a first try found, each record lands
         once, not if it stands in the log, and where old images tell that it belongs. Raises
         _RepeatsError where that is needed."""
-        staged = commit.staged
-        assert staged is not None
-        with staging(con, staged.texts):
-            return self._land_staged(con, model, staged, commit.epoch, batch, key, eras, again)
+        from tailrace.lake.walk import walk_all  # numba, which whoever only reads need not load
 
-    def _land_staged(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        model: str,
-        staged: Staged,
-        epoch: Epoch,
-        batch: int,
-        key: tuple[KeyAttribute, ...],
-        eras: Sequence[Era],
-        again: _RepeatsError | None,
-    ) -> int:
-        where = (staged.shape, key, epoch.number, staged.read_at, eras)
-        known = list(self._attributes(con, model).values())
-        expected = known or discovery.discover(con, discovery.first_sql(rows_sql(*where)), [])
-        rows = rows_sql(*where, [(each.path, each.type) for each in expected])
-        rows = discovery.watched_sql(rows, expected)
+        staged, epoch = commit.staged, commit.epoch
+        assert staged is not None
         log = ident(CHANGES, model)
-        if again is not None:
-            rows = _settled_sql(_once_sql(rows, log, again.span), again.ties)
+        rows = rows_sql(staged.shape, key, epoch.number, staged.read_at, eras)
+        known = list(self._attributes(con, model).values())
         try:
-            landed = con.execute(
-                f"INSERT INTO {log} SELECT {batch},"
-                f" coalesce(version, error({literal(NO_VERSION)})), epoch, op,"
-                f" coalesce(key, error({literal(NO_KEY)})), image, old_image, changed_at,"
-                f" ttl_expired, looked_up, now() FROM ({rows})"
-            ).fetchone()
-        except duckdb.InvalidInputException as error:
+            texts = columns_of(staged)
+            found: list[discovery.Attribute] = []
+            if not known:
+                with staging(con, texts):
+                    found = discovery.discover(con, discovery.first_sql(rows), [])
+            walked = walk_all(texts, known or found, key, self._threads)
+            if again is not None:
+                rows = _settled_sql(_once_sql(rows, log, again.span), again.ties)
+            with staging(con, texts, walked.keys):
+                landed = con.execute(
+                    f"INSERT INTO {log} SELECT {batch},"
+                    f" coalesce(version, error({literal(NO_VERSION)})), epoch, op,"
+                    f" coalesce(key, error({literal(NO_KEY)})), image, old_image, changed_at,"
+                    f" ttl_expired, looked_up, now() FROM ({rows})"
+                ).fetchone()
+            if not walked.familiar:
+                batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
+                found = discovery.discover(con, batch_sql, known)
+        except (duckdb.InvalidInputException, msgspec.DecodeError) as error:
             if NO_KEY in str(error):
                 raise _without_key(model, key) from error
             if NO_VERSION in str(error):
@@ -341,12 +338,6 @@ class ChangeLog:
             )
         if staged.repeats and again is None:
             _require_once(con, log, batch, _span(con, staged, epoch.number, eras))
-        before, self._counted = self._counted, discovery.count(con)
-        if self._counted == before + 1:
-            found = [] if known else expected
-        else:
-            batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
-            found = discovery.discover(con, batch_sql, known)
         if found:
             con.execute(discovery.insert_sql(model, batch, found))
             # Learned only once committed: a rolled-back batch teaches nothing.

@@ -37,6 +37,8 @@ SHARDS = "tailrace/capture/shards.py"
 EXPORT = "tailrace/sources/export.py"
 STREAMS = "tailrace/sources/streams.py"
 LOG = "tailrace/lake/log.py"
+WALK = "tailrace/lake/walk.py"
+WALK_TESTS = ("tests/unit/lake/test_walk.py",)
 DELIVERIES = "tailrace/capture/deliveries.py"
 DELIVERED = "tailrace/sources/delivered.py"
 DELIVERY_TESTS = (
@@ -441,9 +443,41 @@ MUTATIONS = (
         "attributes that no image was searched for",
         "Lossless",
         LOG,
-        "        if self._counted == before + 1:\n",
-        "        if True:\n",
+        "            if not walked.familiar:\n",
+        "            if False:\n",
         tests=("tests/unit/lake/test_log.py",),
+    ),
+    Mutation(
+        "numbers of more digits than are known taken for familiar",
+        "Lossless",
+        WALK,
+        "            return at if digits <= most else -1\n",
+        "            return at\n",
+        tests=WALK_TESTS,
+    ),
+    Mutation(
+        "an attribute that stands in an item twice taken for familiar",
+        "Lossless",
+        WALK,
+        "            if this < 0 or found_in[this] == row:\n",
+        "            if this < 0:\n",
+        tests=WALK_TESTS,
+    ),
+    Mutation(
+        "keys with escapes taken for canonical",
+        "Lossless",
+        WALK,
+        "                        found_parts -= 1\n",
+        "",
+        tests=WALK_TESTS,
+    ),
+    Mutation(
+        "a text walked over beyond its end",
+        "Any kill point",
+        WALK,
+        "                while at < last and not _STOPS[data[at]]:\n",
+        "                while not _STOPS[data[at]]:\n",
+        tests=WALK_TESTS,
     ),
     Mutation(
         "retries that swallow an expired iterator",
