@@ -36,7 +36,7 @@ COMPLETED = "COMPLETED"
 FAILED = "FAILED"
 
 # What is gunzipped at a time, and then read by one thread of DuckDB's.
-UNPACK_BYTES = 1024 * 1024
+UNPACK_BYTES = 4 * 1024 * 1024
 
 # What of a file is kept in memory; AWS's files are smaller as a rule.
 IN_MEMORY_BYTES = 256 * 1024 * 1024
@@ -325,12 +325,13 @@ def _whole_lines(stream: BufferedIOBase) -> Iterator[memoryview]:
         text[:size] = begun
         while size < len(buffer) and (read := stream.readinto(text[size:])):
             size += read
-        is_last = size < len(buffer)
-        end = size if is_last else buffer.rfind(b"\n") + 1
+        if size < len(buffer):  # the last text: it may be small, so it does not keep its buffer
+            if size:
+                yield memoryview(bytes(text[:size]))
+            return
+        end = buffer.rfind(b"\n") + 1
         if end:
             yield text[:end]
-        if is_last:
-            return
         begun = text[end:]
 
 
