@@ -27,10 +27,10 @@ from tailrace.capture.drain import (
     Budget,
     beside,
     lose,
+    note_loss,
     nothing,
     notices_of,
     proof_age,
-    prove_no_more,
 )
 from tailrace.capture.ports import Clock, Deliveries, Log
 from tailrace.capture.privacy import require_same
@@ -314,10 +314,8 @@ def _new(run: _Pass, head: Head, delay: Delay) -> tuple[list[Delivery], datetime
     if is_out and not any(each.key in read for each in listed):
         until = max(since, min([listed_at, *(each.at for each in new)]))
         reason = "no pass for a day, and none of the objects read before is left in the bucket"
-        if run.is_newest:
-            run.log.commit(run.model, Commit(run.epoch, gap=Gap(since, until, listed_at, reason)))
-        else:
-            prove_no_more(run.log, run.model, run.epoch, listed_at, reason)
+        gap = Gap(since, until, listed_at, reason)
+        note_loss(run.log, run.model, run.epoch, gap, run.is_newest)
     return new, listed_at
 
 
@@ -358,7 +356,7 @@ def _commit(run: _Pass, batch: list[Delivery], contents: list[Contents], delay: 
     staged = Staged(Shape.KINESIS_RECORDS, found, progress.rows, repeats=True) if found else None
     gap = _gap(run, damage, delay)
     if gap and not run.is_newest:
-        prove_no_more(run.log, run.model, run.epoch, gap.found_at, gap.reason)
+        note_loss(run.log, run.model, run.epoch, gap, is_newest=False)
         gap = None
     run.log.commit(run.model, Commit(run.epoch, (progress,), staged, gap=gap))
     run.position = Position(progress.position_to)
@@ -413,10 +411,7 @@ def _notices(
 def _gone(run: _Pass, head: Head) -> DrainResult:
     """The result of a pass over a bucket that is gone."""
     reason = f"the bucket of {run.epoch.stream_arn} is gone"
-    if run.is_newest:
-        lose(run.log, run.clock, run.model, head, reason)
-    elif not head.lost_beside(run.epoch):
-        prove_no_more(run.log, run.model, run.epoch, run.clock.aws_now(), reason)
+    lose(run.log, run.clock, run.model, head, reason, is_newest=run.is_newest)
     return nothing(run.log, run.clock, run.source, run.epoch, run.model)
 
 

@@ -368,10 +368,10 @@ def _account(
         for part in lost
     ]
     ends += [PartProgress(_part(epoch, parent), None, None, True, 0, 0) for parent in parents]
-    if is_newest or gap is None:
-        log.commit(model, Commit(epoch, parts=tuple(ends), gap=gap))
+    if gap is None:
+        log.commit(model, Commit(epoch, parts=tuple(ends)))
     else:
-        prove_no_more(log, model, epoch, now, gap.reason, ends)
+        note_loss(log, model, epoch, gap, is_newest, ends)
     return log.head(model).of(epoch)
 
 
@@ -407,32 +407,38 @@ def lose(
     until: datetime | None = None,
     newest: datetime | None = None,
     late: timedelta = timedelta(0),
+    *,
+    is_newest: bool = True,
 ) -> None:
-    """Stores a gap, unless it is stored already."""
-    if reason in coverage.noted(head):
-        return
+    """Notes that changes of the stream of `head` are lost, unless it is noted already."""
     assert head.epoch is not None
+    if reason in coverage.noted(head) if is_newest else head.lost_beside(head.epoch):
+        return
     gap = coverage.broken(head, clock.aws_now(), reason, [newest], late)
     if until is not None and gap.since < until < gap.until:
         gap = replace(gap, until=until)
-    log.commit(model, Commit(head.epoch, gap=gap))
+    note_loss(log, model, head.epoch, gap, is_newest)
 
 
-def prove_no_more(
+def note_loss(
     log: Log,
     model: str,
     epoch: Epoch,
-    now: datetime,
-    reason: str,
+    gap: Gap,
+    is_newest: bool,
     parts: Iterable[PartProgress] = (),
 ) -> None:
-    """Stores that something is lost of a stream that is drained beside the newest epoch's. It is no
-    gap, because that epoch will hold it; but readers lack it until then. So no pass over this
-    stream proves anything from here on."""
+    """Stores that changes of a stream are lost, with `parts`: as a gap, where it is the newest
+    epoch's. What a stream beside that one loses is none, because the newest epoch will hold it; but
+    readers lack it until then. So no pass over such a stream proves anything from here on."""
+    if is_newest:
+        log.commit(model, Commit(epoch, parts=tuple(parts), gap=gap))
+        return
+    now = gap.found_at
     last, _ = log.head(model).passes.get(epoch.stream_arn, (None, None))
     last = last or PassRecord("", now, now, complete=False, shards_open=0, shards_read=0, calls=0)
     record = replace(
-        last, id=uuid.uuid4().hex, began_at=now, ended_at=now, complete=False, lost=reason
+        last, id=uuid.uuid4().hex, began_at=now, ended_at=now, complete=False, lost=gap.reason
     )
     log.commit(model, Commit(epoch, parts=tuple(parts), pass_record=record))
 
@@ -653,10 +659,10 @@ def _lose_records(run: _Pass, part: Part, position: Position) -> None:
         if coverage.is_older_than_base(head, part):
             return
         reason = f"records of shard {part.id} expired before they were read"
-        if run.is_newest:
-            lose(run.log, run.clock, run.model, head, reason, newest=position.newest)
-        else:
-            prove_no_more(run.log, run.model, run.epoch, run.clock.aws_now(), reason)
+        lose(
+            run.log, run.clock, run.model, head, reason,
+            newest=position.newest, is_newest=run.is_newest,
+        )  # fmt: skip
 
 
 def _is_finished(run: _Pass, shard: Shard) -> bool:
