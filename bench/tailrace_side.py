@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tailrace.sources.firehose import FirehoseObjects
 from tailrace.sources.kinesis import KinesisSource
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
+
+# numba's import is as little measured as pandas' is by hand.
+import_module("tailrace.lake.walk")
 
 MODEL = "bench"
 SEGMENTS = 8

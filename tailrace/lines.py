@@ -89,10 +89,10 @@ class Lines:
             views[short, 1:] = self._padded(short).view("<i4")
         return views
 
-    def with_views(self) -> Lines:
+    def with_views(self, views: NDArray[np.int32] | None = None) -> Lines:
         """The same, with its views made: by the thread that reads, where another one commits, which
-        would have to wait for Python's lock."""
-        _ = self.views
+        would have to wait for Python's lock. Or with these, which were made elsewhere."""
+        self.__dict__["views"] = self.views if views is None else views
         return self
 
     def _padded(self, numbers: Offsets) -> NDArray[np.uint8]:

@@ -111,7 +111,7 @@ def walk_all(
             familiar, _ = walk(each.images, of_images)
             familiar |= each.images.sizes == 0
             _, keys = walk(each.keys, of_keys)
-        return bool(familiar.all()), keys.with_views()
+        return bool(familiar.all()), keys
 
     if len(texts) > 1:
         with ThreadPoolExecutor(threads, thread_name_prefix="walk") as pool:
@@ -123,22 +123,15 @@ def walk_all(
 
 def walk(texts: Lines, form: Form) -> tuple[Flags, Lines]:
     """Whether each text is familiar, and the key of each. Python's lock is not held meanwhile."""
-    count, parts = len(texts), len(form.key)
-    familiar, has_key = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    places, sizes = np.zeros((count, parts), np.int64), np.zeros((count, parts), np.int64)
-    data = _frozen(texts.data)
-    known = (form.heads, form.bounds, form.kinds, form.whole, form.scale, form.parts)
-    _walk(data, texts.starts, texts.sizes, *known, familiar, has_key, places, sizes)
     heads, bounds = _texts(
         (b"," if place else b"{") + _head(each.name, each.type)
         for place, each in enumerate(form.key)
     )
-    around = len(heads) + parts + 1  # a brace behind each part, and one behind all
-    lengths = np.where(has_key, sizes.sum(axis=1) + around, 0)
-    starts = np.cumsum(lengths) - lengths
-    keys = np.empty(int(lengths.sum()), np.uint8)
-    _join(data, has_key, places, sizes, heads, bounds, starts, keys)
-    return familiar, Lines(keys.data, starts, lengths)
+    known = (form.heads, form.bounds, form.kinds, form.whole, form.scale, form.parts)
+    familiar, keys, starts, sizes, views = _look(
+        _frozen(texts.data), texts.starts, texts.sizes, *known, heads, bounds
+    )
+    return familiar, Lines(keys.data, starts, sizes).with_views(views)
 
 
 def _texts(texts: Iterable[bytes]) -> tuple[Bytes, Integers]:
@@ -180,6 +173,9 @@ _STOPS = _set_of([*range(0x20), _QUOTE, _BACKSLASH, *range(0x80, 0x100)])
 
 # As many levels as an integer has bits, nearly.
 _DEEPEST = 62
+
+# Texts up to this size stand in their view itself, as in tailrace.lines.
+_INLINED = 12
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -406,23 +402,47 @@ def _walk(
 
 
 @_compiled
-def _join(
-    data: Bytes, has_key: Flags, places: Integers, sizes: Integers, heads: Bytes,
-    bounds: Integers, starts: Integers, keys: Bytes,
-) -> None:  # fmt: skip
-    """Puts the keys together that were found."""
-    for row in range(len(starts)):
+def _look(
+    data: Bytes, starts: Integers, sizes: Integers, heads: Bytes, bounds: Integers,
+    kinds: Integers, whole: Integers, scale: Integers, parts: Integers, key_heads: Bytes,
+    key_bounds: Integers,
+) -> tuple[Flags, Bytes, Integers, Integers, NDArray[np.int32]]:  # fmt: skip
+    """Whether each text is familiar, and the keys that were found: their bytes, where each begins,
+    its size and its view (Lines.views). All at once, so that nobody waits for Python's lock."""
+    count, key_parts = len(starts), len(key_bounds) - 1
+    familiar, has_key = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    places = np.zeros((count, key_parts), np.int64)
+    lengths = np.zeros((count, key_parts), np.int64)
+    known = (heads, bounds, kinds, whole, scale, parts)
+    _walk(data, starts, sizes, *known, familiar, has_key, places, lengths)
+    begins, ends = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    to = 0
+    for row in range(count):
+        begins[row] = to
+        if has_key[row]:  # a brace behind each part, and one behind all
+            to += len(key_heads) + lengths[row].sum() + key_parts + 1
+        ends[row] = to
+    keys = np.empty(to, np.uint8)
+    views = np.zeros((count, 4), np.int32)
+    in_views = views.view(np.uint8)
+    for row in range(count):
         if not has_key[row]:
             continue
-        to = starts[row]
-        for part in range(len(bounds) - 1):
-            for place in range(bounds[part], bounds[part + 1]):
-                keys[to] = heads[place]
+        to = begins[row]
+        for part in range(key_parts):
+            for at in range(key_bounds[part], key_bounds[part + 1]):
+                keys[to] = key_heads[at]
                 to += 1
-            begin = places[row, part]
-            for place in range(begin, begin + sizes[row, part]):
-                keys[to] = data[place]
+            for at in range(places[row, part], places[row, part] + lengths[row, part]):
+                keys[to] = data[at]
                 to += 1
             keys[to] = _CLOSE
             to += 1
         keys[to] = _CLOSE
+        size = ends[row] - begins[row]
+        is_short = size <= _INLINED
+        views[row, 0] = size
+        views[row, 3] = 0 if is_short else begins[row]
+        for at in range(size if is_short else 4):
+            in_views[row, 4 + at] = keys[begins[row] + at]
+    return familiar, keys, begins, ends - begins, views
