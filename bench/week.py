@@ -59,6 +59,12 @@ QUERIES = {
     "look-up": f"FROM analytics.{MODEL} WHERE pk = 'k-77'",
     "log of a key": f"SELECT count(*) FROM changes.{MODEL} WHERE key = '{KEY}'",
 }
+# The log keeps all, so that looking into it takes longer the longer it is.
+OF_LOG = "log of a key"
+
+# How often the first day's may stand there at the end. Steps of the ledger are kept for a week.
+MOST = 1.5
+MOST_LEDGER_ROWS = 7.0
 
 
 @dataclass(frozen=True)
@@ -89,19 +95,24 @@ def run(size: Size, tell: Callable[[str], None]) -> list[Figure]:
     figures = []
     for name in ("files", "old files", "snapshots", "catalog MB", "ledger rows"):
         first, last = found["first day"][name], found["end"][name]
+        most = MOST_LEDGER_ROWS if name == "ledger rows" else MOST
         figures += [
             Figure("week", f"{name}, after the first day", first, ""),
             Figure(
-                "week", f"{name}, at the end", last, "", (), "≤ 1.5 × the first day's",
-                last <= 1.5 * first + 10,
+                "week", f"{name}, at the end", last, "", (), f"≤ {most:g} × the first day's",
+                last <= most * first + 10,
             ),
         ]  # fmt: skip
     for name in QUERIES:
         start, end = (median(found[when][name]) for when in ("queries at start", "queries at end"))
+        note = f"{start * 1000:.1f} ms, then {end * 1000:.1f} ms"
+        if name == OF_LOG:
+            note += f"; {1 + size.ticks * size.changes / size.keys:.0f} times the rows"
         figures.append(
             Figure(
-                "week", f"{name}: end over start", end / start, "×", (), "≤ 1.5",
-                end / start <= 1.5, f"{start * 1000:.1f} ms, then {end * 1000:.1f} ms",
+                "week", f"{name}: end over start", end / start, "×", (),
+                "" if name == OF_LOG else f"≤ {MOST:g}",
+                None if name == OF_LOG else end / start <= MOST, note,
             )
         )  # fmt: skip
     figures += [
