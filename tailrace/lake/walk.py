@@ -164,7 +164,6 @@ def _set_of(bytes_: Iterable[int]) -> Bytes:
     return found
 
 
-_DIGITS = _set_of(b"0123456789")
 _HEX = _set_of(b"0123456789abcdefABCDEF")
 _ESCAPES = _set_of(b'"\\/bfnrt')
 _SURROGATES = _set_of(b"89abcdefABCDEF")  # behind \ud

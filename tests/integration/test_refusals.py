@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,17 @@ def exported(own_aws: Any, tmp_path: Path) -> tuple[Any, Config, str, str]:
     arn = own_aws.dynamodb.export_table_to_point_in_time(
         TableArn=own_aws.arn(name), S3Bucket=bucket
     )["ExportDescription"]["ExportArn"]
-    for _ in range(100):
-        found = own_aws.dynamodb.describe_export(ExportArn=arn)["ExportDescription"]
-        if found["ExportStatus"] == "COMPLETED":
-            break
+    deadline = time.monotonic() + 60
+    while describe(own_aws, arn)["ExportStatus"] != "COMPLETED":
+        assert time.monotonic() < deadline, "the export was not written"
+        time.sleep(0.05)
     base = f"{{method: export, bucket: {bucket}, export_arn: '{arn}'}}"
     return own_aws, configured(tmp_path, name, base), name, bucket
+
+
+def describe(aws: Any, arn: str) -> dict[str, Any]:
+    found: dict[str, Any] = aws.dynamodb.describe_export(ExportArn=arn)["ExportDescription"]
+    return found
 
 
 def data_files(aws: Any, bucket: str) -> list[str]:
