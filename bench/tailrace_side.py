@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tailrace.config import AwsConfig, KinesisConfig, Warehouse
 from tailrace.errors import Terminal
 from tailrace.lake.converted import record_lines
 from tailrace.lake.log import ChangeLog
+from tailrace.lake.walk import Form, walk
 from tailrace.lines import Lines
 from tailrace.model import ExportFile, ExportManifest, ExportState, TableDescription
 from tailrace.sources.aws import Aws
@@ -31,9 +31,6 @@ from tailrace.sources.firehose import FirehoseObjects
 from tailrace.sources.kinesis import KinesisSource
 from tailrace.sources.scan import TableScan
 from tailrace.sources.streams import DynamoDbStream
-
-# numba's import is as little measured as pandas' is by hand.
-import_module("tailrace.lake.walk")
 
 MODEL = "bench"
 SEGMENTS = 8
@@ -108,6 +105,7 @@ def _soon() -> datetime:
 
 @contextmanager
 def _run() -> Iterator[bootstrap.Bootstrap]:
+    walk(Lines.of(b"{}"), Form.of((), ()))  # loaded beforehand, as pandas is by hand
     folder = Path(tempfile.mkdtemp(prefix="tailrace-bench-"))
     warehouse = Warehouse(
         catalog=f"sqlite:{folder / 'catalog.sqlite'}", data_path=str(folder / "data")
