@@ -155,21 +155,20 @@ class Changes:
     def of_export(cls, lines: Lines) -> Changes:
         """Of the lines of an incremental export. Raises ValueError for what is none."""
         changes = [_exported.decode(line) for line in lines]
-        old_images = Lines.joined([each.old_image for each in changes])
-        _require_utf8(old_images.data)
         positions = [each.metadata.written.micros for each in changes]
-        ops = [READ if each.new_image else REMOVE for each in changes]
-        nothing = np.zeros(len(changes), bool)
-        return cls(
-            ops=Lines.joined(map(str.encode, ops)),
-            positions=Lines.joined(map(str.encode, positions)),
-            micros=np.array([int(each or NO_TIME) for each in positions], np.int64),
-            keys=Lines.joined([each.keys for each in changes]),
-            images=Lines.joined([each.new_image for each in changes]),
-            old_images=old_images,
-            expired=nothing,
-            looked_up=nothing,
-        )
+        records = [
+            Record(
+                op=READ if each.new_image else REMOVE,
+                change=Change(
+                    time=float(written) if written else None,
+                    keys=each.keys,
+                    new_image=each.new_image,
+                    old_image=each.old_image,
+                ),
+            )
+            for each, written in zip(changes, positions, strict=True)
+        ]
+        return cls._of(records, positions, np.float64(1), 0)
 
     @classmethod
     def _of(

@@ -21,7 +21,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import duckdb
-import msgspec
 
 from tailrace.changes import Changes
 from tailrace.config import Warehouse
@@ -324,7 +323,7 @@ class ChangeLog:
             if not walked.familiar:
                 batch_sql = f"(SELECT key, image FROM {log} WHERE batch = {batch})"
                 found = discovery.discover(con, batch_sql, known)
-        except (duckdb.InvalidInputException, msgspec.DecodeError) as error:
+        except (duckdb.InvalidInputException, ValueError) as error:
             if NO_KEY in str(error):
                 raise _without_key(model, key) from error
             if NO_VERSION in str(error):

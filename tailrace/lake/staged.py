@@ -49,8 +49,8 @@ _CHANGES = nanoarrow.c_schema(
 
 
 def columns_of(staged: Staged) -> list[Lines | Changes]:
-    """The texts of what is staged as the view STAGED has them. Raises msgspec.DecodeError for a
-    line that is no JSON, where it has to be taken apart."""
+    """The texts of what is staged as the view STAGED has them. Raises ValueError for a line that
+    has to be taken apart and cannot be."""
     if staged.shape is Shape.INCREMENTAL_LINES:
         return [Changes.of_export(each) for each in staged.texts if isinstance(each, Lines)]
     return list(staged.texts)

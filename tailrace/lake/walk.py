@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -34,11 +34,11 @@ Flags = NDArray[np.bool_]
 TEXT, NUMBER, NUMBERS, ANY = range(4)
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What familiar items look like. A row for each known attribute and type: `heads` from
     `bounds[row]` to the next one is the text that begins it, `"name":{"N":`; then what follows, the
-    most digits of a number before and after its point, and which part of the key it is, or -1."""
+    most digits of a number before and after its point, and which part of the key it is, or -1. And
+    the texts that begin the key's parts, likewise."""
 
     heads: Bytes
     bounds: Integers
@@ -46,13 +46,18 @@ class Form:
     whole: Integers
     scale: Integers
     parts: Integers
-    key: tuple[KeyAttribute, ...]
+    key_heads: Bytes
+    key_bounds: Integers
 
     @classmethod
     def of(cls, known: Sequence[Attribute], key: Sequence[KeyAttribute]) -> Form:
         """The form of items that hold no more than `known`; their keys are looked for."""
         heads, bounds = _texts(_head(each.path, each.type) for each in known)
         places = {(each.name, each.type): place for place, each in enumerate(key)}
+        key_heads, key_bounds = _texts(
+            (b"," if place else b"{") + _head(each.name, each.type)
+            for place, each in enumerate(key)
+        )
 
         def column(values: Iterable[int]) -> Integers:
             return np.fromiter(values, np.int64, len(known))
@@ -64,7 +69,8 @@ class Form:
             whole=column(each.integer_digits or 0 for each in known),
             scale=column(each.scale or 0 for each in known),
             parts=column(places.get((each.path, each.type), -1) for each in known),
-            key=tuple(key),
+            key_heads=key_heads,
+            key_bounds=key_bounds,
         )
 
     @classmethod
@@ -102,13 +108,14 @@ def walk_all(
     threads: int,
 ) -> Walked:
     """Walks over items, or over the images and the keys of records; so many threads share in it."""
-    of_items, of_images, of_keys = Form.of(known, key), Form.of(known, ()), Form.of_keys(key)
+    are_records = bool(texts) and isinstance(texts[0], Changes)
+    of_items, of_keys = Form.of(known, () if are_records else key), Form.of_keys(key)
 
     def one(each: Lines | Changes) -> tuple[bool, Lines]:
         if isinstance(each, Lines):
             familiar, keys = walk(each, of_items)
         else:
-            familiar, _ = walk(each.images, of_images)
+            familiar, _ = walk(each.images, of_items)
             familiar |= each.images.sizes == 0
             _, keys = walk(each.keys, of_keys)
         return bool(familiar.all()), keys
@@ -123,14 +130,8 @@ def walk_all(
 
 def walk(texts: Lines, form: Form) -> tuple[Flags, Lines]:
     """Whether each text is familiar, and the key of each. Python's lock is not held meanwhile."""
-    heads, bounds = _texts(
-        (b"," if place else b"{") + _head(each.name, each.type)
-        for place, each in enumerate(form.key)
-    )
-    known = (form.heads, form.bounds, form.kinds, form.whole, form.scale, form.parts)
-    familiar, keys, starts, sizes, views = _look(
-        _frozen(texts.data), texts.starts, texts.sizes, *known, heads, bounds
-    )
+    data = _frozen(texts.data)
+    familiar, keys, starts, sizes, views = _look(data, texts.starts, texts.sizes, *form)
     return familiar, Lines(keys.data, starts, sizes).with_views(views)
 
 
@@ -169,6 +170,12 @@ _ESCAPES = _set_of(b'"\\/bfnrt')
 _SURROGATES = _set_of(b"89abcdefABCDEF")  # behind \ud
 # What a run of characters in a text ends with, besides control characters and what is not ASCII.
 _STOPS = _set_of([*range(0x20), _QUOTE, _BACKSLASH, *range(0x80, 0x100)])
+
+# Of the first byte of a character in UTF-8: how many follow, and between which the next one lies.
+_FOLLOWERS = _set_of(range(0xC2, 0xF5)) + _set_of(range(0xE0, 0xF5)) + _set_of(range(0xF0, 0xF5))
+_LEAST, _MOST = np.full(256, 0x80, np.uint8), np.full(256, 0xBF, np.uint8)
+_LEAST[[0xE0, 0xF0]] = 0xA0, 0x90
+_MOST[[0xED, 0xF4]] = 0x9F, 0x8F
 
 # As many levels as an integer has bits, nearly.
 _DEEPEST = 62
@@ -256,23 +263,10 @@ def _value_end(data: Bytes, at: int, last: int) -> int:
                         return -1  # half a character: its other half is not looked for
                     at += 6
                     continue
-                # UTF-8: how many bytes follow, and between which the first of them lies.
-                more, least, most = 0, 0x80, 0xBF
-                if 0xC2 <= byte <= 0xDF:
-                    more = 1
-                elif 0xE0 <= byte <= 0xEF:
-                    more = 2
-                    if byte == 0xE0:
-                        least = 0xA0
-                    elif byte == 0xED:
-                        most = 0x9F
-                elif 0xF0 <= byte <= 0xF4:
-                    more = 3
-                    if byte == 0xF0:
-                        least = 0x90
-                    elif byte == 0xF4:
-                        most = 0x8F
-                if more == 0 or at + more >= last or not least <= data[at + 1] <= most:
+                more = _FOLLOWERS[byte]
+                if more == 0 or at + more >= last:
+                    return -1
+                if not _LEAST[byte] <= data[at + 1] <= _MOST[byte]:
                     return -1
                 for behind in range(2, more + 1):
                     if not 0x80 <= data[at + behind] <= 0xBF:

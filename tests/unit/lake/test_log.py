@@ -279,6 +279,15 @@ def test_it_is_found_in_lines_of_every_shape(orders: Orders, shape: Shape) -> No
     }
 
 
+@pytest.mark.parametrize("line", [b'{"OldImage":{"a":{"S":"\xff"}}}', b'{"Keys":', b'{"Keys":1'])
+def test_a_line_of_an_incremental_export_that_is_no_json_is_refused(
+    orders: Orders, line: bytes
+) -> None:
+    shape = Shape.INCREMENTAL_LINES
+    with pytest.raises(Terminal, match="is no JSON"):
+        orders.commit(Staged(shape, (texts_of(shape, line),), 1, NOW), None, "1", SEGMENT)
+
+
 def test_an_item_of_a_thousand_attributes_lands_again_and_again(orders: Orders) -> None:
     wide = item(1, **{f"n{number}": {"N": str(number)} for number in range(1_000)})
     orders.commit(compact([wide]), None, "1", SEGMENT)
